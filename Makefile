@@ -1,0 +1,35 @@
+# make run   sets everything up and runs logiss on port 5000
+# make test  sets everything up and passes the tests
+#
+# PYTHON names the interpreter for the virtual environment: 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+export LISTEN_HOST ?= 127.0.0.1
+
+.PHONY: run test lint clean
+
+# With nothing else set it forwards to an embedded receiver.
+run: $(STAMP)
+	$(BIN)/twist logiss --with-receiver
+
+test: $(STAMP) lint
+	$(BIN)/pytest
+	$(BIN)/trial tests
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(STAMP): setup.py pyproject.toml logiss/_version.py
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .tox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*

@@ -1,0 +1,35 @@
+"""
+logiss: takes log batches over HTTP, forwards them as octet-counted syslog, and
+says 200 when they are delivered.
+
+What other Twisted applications need is here; see the docs on embedding.
+"""
+
+from logiss._version import __version__
+from logiss.l2met import EventLog
+from logiss.metrics import Metrics
+from logiss.pool import IDeliverer, NotDelivered, Payload
+from logiss.service import Forwarder, LogissService, logs_resource
+from logiss.settings import Destination, Settings, SettingsError, read
+from logiss.site import LogsSite
+from logiss.web import LogsResource
+
+read_settings = read
+
+__all__ = [
+    "Destination",
+    "EventLog",
+    "Forwarder",
+    "IDeliverer",
+    "LogissService",
+    "LogsResource",
+    "LogsSite",
+    "Metrics",
+    "NotDelivered",
+    "Payload",
+    "Settings",
+    "SettingsError",
+    "__version__",
+    "logs_resource",
+    "read_settings",
+]

@@ -1,0 +1,81 @@
+"""
+Decides whether a user and password are known.
+
+Passwords are kept as HMAC-SHA512 only.  A check costs one HMAC and compares in
+constant time with every credential of the user; for an unknown user it does the
+same with a credential that nobody holds, so that time tells nothing.
+"""
+
+import binascii
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import frozen
+
+
+@frozen
+class Credential:
+    """
+    @ivar name: what operators call it.
+    @ivar stage: where it stands in its rotation; ``env`` for `TOKEN_MAP`.
+    @ivar deprecated: still accepted, but to be replaced by its user.
+    @ivar digest: HMAC-SHA512 of the password, raw.
+    """
+
+    name: str
+    stage: str
+    deprecated: bool
+    digest: bytes
+
+
+def password_digest(hmac_key: bytes, password: bytes) -> bytes:
+    """HMAC-SHA512 (RFC 2104) of a password."""
+    return hmac.digest(hmac_key, password, "sha512")
+
+
+_NOBODYS = Credential("", "", False, bytes(64))
+
+
+class Credentials:
+    """A table of credentials by user."""
+
+    def __init__(
+        self, hmac_key: bytes, table: Mapping[bytes, Sequence[Credential]]
+    ) -> None:
+        self._hmac_key = hmac_key
+        self._table = {user: tuple(held) for user, held in table.items()}
+
+    @classmethod
+    def from_tokens(
+        cls, hmac_key: bytes, tokens: Iterable[tuple[str, str]]
+    ) -> "Credentials":
+        """A table of user and token pairs; several tokens for a user all count."""
+        table: dict[bytes, list[Credential]] = {}
+        for user, token in tokens:
+            digest = password_digest(hmac_key, token.encode())
+            table.setdefault(user.encode(), []).append(
+                Credential(user, "env", False, digest)
+            )
+        return cls(hmac_key, table)
+
+    def check(self, user: bytes, password: bytes) -> Credential | None:
+        """The credential that `user` and `password` prove, or None."""
+        digest = password_digest(self._hmac_key, password)
+        proven = None
+        for credential in self._table.get(user, (_NOBODYS,)):
+            if hmac.compare_digest(credential.digest, digest):
+                proven = credential
+        return None if proven is _NOBODYS else proven
+
+
+def parse_basic(authorization: bytes) -> tuple[bytes, bytes] | None:
+    """User and password of a Basic Authorization header (RFC 7617), or None."""
+    scheme, _, encoded = authorization.partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        decoded = binascii.a2b_base64(encoded.strip(b" "), strict_mode=True)
+    except binascii.Error:
+        return None
+    user, colon, password = decoded.partition(b":")
+    return (user, password) if colon else None

@@ -1,0 +1,220 @@
+"""
+What ``twist logiss`` and ``twistd -n logiss`` run: the service of a process of its
+own, with its journal, its signals and its exit code.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+from attrs import evolve
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.usage import Options as UsageOptions
+from zope.interface import implementer
+
+from logiss import settings as settings_room
+from logiss.journal import Journal, open_sink
+from logiss.l2met import EventLog
+from logiss.receiver import ReceiverFactory, printable
+from logiss.service import LogissService
+from logiss.settings import Destination, Settings, SettingsError
+
+#: How long the reader of the log may take for the last lines.
+LAST_LINES_SECONDS = 1.0
+_POLL_SECONDS = 0.02
+
+_TRY_MSG = "<190>1 2013-06-07T13:17:49.468822+00:00 host app web.1 - - hello"
+#: A frame to paste into a terminal; it has no line feed at its end.
+TRY_FRAME = f"{len(_TRY_MSG)} {_TRY_MSG}"
+
+
+@implementer(ILogObserver)
+class _TwistedEvents:
+    """Turns what Twisted logs into lines of ours, once there is a log."""
+
+    def __init__(self) -> None:
+        self._early: list[LogEvent] = []
+        self._events: EventLog | None = None
+
+    def attach(self, events: EventLog) -> None:
+        self._events = events
+        early, self._early = self._early, []
+        for event in early:
+            self(event)
+
+    def __call__(self, event: LogEvent) -> None:
+        if self._events is None:
+            self._early.append(event)
+            return
+        level = event.get("log_level", LogLevel.info)
+        if level < LogLevel.warn:
+            return
+        message = formatEvent(event)
+        if "log_failure" in event:
+            message = f"{message}: {event['log_failure'].value!r}"
+        self._events.twisted_event(
+            level.name, str(event.get("log_namespace", "-")), message
+        )
+
+
+class Options(UsageOptions):
+    """Options of ``twist logiss``; what there is to configure is in the environment."""
+
+    optFlags = [
+        (
+            "with-receiver",
+            None,
+            "For trying it out: when FORWARD_DEST is not set, forward to an embedded"
+            " receiver that prints each frame, with DEPLOY=local, PORT=5000 and"
+            " TOKEN_MAP=test:token unless they are set.",
+        ),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twisted_events = _TwistedEvents()
+
+    def postOptions(self) -> None:
+        # Twisted's own events become lines of ours: one grammar on stdout. twist
+        # has a key for it, twistd has another.
+        parent = getattr(self, "parent", None)
+        if parent is None:
+            return
+        if "fileLogObserverFactory" in parent:
+            parent["fileLogObserverFactory"] = lambda _: self.twisted_events
+        elif not parent.get("logger"):
+            parent["logger"] = lambda: self.twisted_events
+
+
+def makeService(options: Options) -> Service:
+    """
+    The daemon of ``twist logiss`` and ``twistd -n logiss``, configured by the
+    environment. Mistakes in it end the process with exit code 1.
+    """
+    from twisted.internet import reactor
+
+    environ = dict(os.environ)
+    trying = bool(options["with-receiver"]) and not environ.get("FORWARD_DEST")
+    if trying:
+        environ = {
+            "DEPLOY": "local",
+            "PORT": "5000",
+            "TOKEN_MAP": "test:token",
+            **{name: value for name, value in environ.items() if value},
+            "FORWARD_DEST": "127.0.0.1:1",
+        }
+    try:
+        settings = settings_room.read(environ)
+    except SettingsError as e:
+        _exit_with(e.problems)
+    return _Daemon(reactor, settings, options.twisted_events, trying)
+
+
+def _exit_with(problems: list[str]) -> NoReturn:
+    for problem in problems:
+        print(f"logiss: {problem}", file=sys.stderr)
+    sys.exit(1)
+
+
+class _Daemon(Service):
+    """The service of a process of its own: its journal, signals and exit code."""
+
+    name = "logiss-daemon"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        twisted_events: _TwistedEvents,
+        trying: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._twisted_events = twisted_events
+        self._trying = trying
+        self._signalled = False
+
+    def startService(self) -> None:
+        super().startService()
+        reactor = self._reactor
+        self._journal = Journal(reactor, open_sink(1))
+        try:
+            if self._trying:
+                self._settings = self._with_receiver(self._settings)
+            self._logiss = LogissService(reactor, self._settings, self._journal.write)
+            self._logiss.startService()
+        except CannotListenError as e:
+            _exit_with(
+                [
+                    f"PORT: cannot listen on {e.interface or '*'}:{e.port}: "
+                    f"{getattr(e.socketError, 'strerror', None) or e.socketError};"
+                    " is another process there?"
+                ]
+            )
+        self._journal.on_dropped = self._logiss.events.lines_dropped
+        self._twisted_events.attach(self._logiss.events)
+        # Twisted installs its handlers when it runs; ours come after them.
+        reactor.callWhenRunning(self._catch_signals)
+
+    def _with_receiver(self, settings: Settings) -> Settings:
+        port = (
+            self._reactor.listenTCP(
+                0,
+                ReceiverFactory(
+                    lambda frame: self._journal.write(printable(frame)),
+                    lambda error: self._journal.write(f"receiver: {error}"),
+                ),
+                interface="127.0.0.1",
+            )
+            .getHost()
+            .port
+        )
+        destination = Destination("127.0.0.1", port)
+        user, token = settings.tokens[0]
+        print(
+            f"""
+logiss: FORWARD_DEST IS NOT SET. Frames go to an embedded receiver on {destination},
+logiss: which prints each on a line of its own and KEEPS NOTHING. To try it, paste:
+
+curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \\
+  --data-binary '{TRY_FRAME}' http://127.0.0.1:{settings.port}/logs
+""",
+            file=sys.stderr,
+            flush=True,
+        )
+        return evolve(settings, forward_dest=destination)
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signal_received)
+
+    def _signal_received(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            # The operator does not want to wait for the drain.
+            os._exit(128 + number)
+        self._signalled = True
+        self._reactor.callFromThread(self._shut_down, signal.Signals(number).name)
+
+    def _shut_down(self, name: str) -> None:
+        self._logiss.events.phase_reached("main", "shutdown-signal", signal=name)
+        # Not the reactor's own way with signals, which ends the process by the
+        # signal instead of with exit code 0.
+        self._reactor.stop()
+
+    async def _stop(self) -> None:
+        await self._logiss.stopService()
+        deadline = self._reactor.seconds() + LAST_LINES_SECONDS
+        self._journal.flush()
+        while self._journal.waiting and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, _POLL_SECONDS)
+            self._journal.flush()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())

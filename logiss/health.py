@@ -1,0 +1,73 @@
+"""
+Everything that the daemon serves, by path: ``/logs``, and ``/health`` and ``/ready``
+for load balancers.
+
+``/health`` says whether to send posts here at all, ``/ready`` whether they would be
+delivered.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from logiss.answers import NO_BACKEND, NOT_FOUND, OK, SHUTTING_DOWN, Answer
+from logiss.drain import Drain
+from logiss.l2met import EventLog
+from logiss.metrics import Metrics
+
+
+class _Leaf(Resource):
+    """Answers at its own path only."""
+
+    isLeaf = True
+
+    def __init__(self, answer: Callable[[], Answer]) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def render(self, request: IRequest) -> int:
+        request = cast(Request, request)
+        (NOT_FOUND if request.postpath else self._answer()).write_to(request)
+        return NOT_DONE_YET
+
+
+class RootResource(Resource):
+    """
+    Everything that the daemon serves: ``/logs``, ``/health``, ``/ready``.
+
+    @param logs: what serves ``/logs``.
+    @param connected: says how many backend connections are usable.
+    """
+
+    def __init__(
+        self,
+        logs: IResource,
+        drain: Drain,
+        events: EventLog,
+        metrics: Metrics,
+        connected: Callable[[], int],
+    ) -> None:
+        super().__init__()
+        self._drain = drain
+        self._events = events
+        self._metrics = metrics
+        self._connected = connected
+        self.putChild(b"logs", logs)
+        self.putChild(b"health", _Leaf(self._health))
+        self.putChild(b"ready", _Leaf(self._ready))
+
+    def getChild(self, path: bytes, request: IRequest) -> Resource:
+        return _Leaf(lambda: NOT_FOUND)
+
+    def _health(self) -> Answer:
+        self._metrics.health_checks += 1
+        self._events.health_checked()
+        return SHUTTING_DOWN if self._drain.draining else OK
+
+    def _ready(self) -> Answer:
+        if self._drain.draining:
+            return SHUTTING_DOWN
+        return OK if self._connected() else NO_BACKEND

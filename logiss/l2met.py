@@ -1,0 +1,179 @@
+"""
+Formats events as l2met lines.
+
+A line is logfmt: pairs of ``key=value`` with a space between, one event a line.
+Names of metrics are ``count#NAME`` and ``measure#NAME``; their values start with a
+digit and end with their unit. A value is bare or quoted as in JSON, and l2met
+skips a line with any other escape. Whatever a client has supplied is quoted, so
+that it can neither end its value nor start a metric.
+"""
+
+import json
+import re
+from collections.abc import Callable
+
+from attrs import frozen
+
+#: Most characters of a client's value that a line repeats.
+VALUE_MAX = 256
+
+_BARE = re.compile(r"[A-Za-z0-9_./:@+-]+")
+_encode = json.JSONEncoder(ensure_ascii=True).encode
+
+
+def quoted(value: str | bytes) -> str:
+    """`value` between quotation marks, cut at `VALUE_MAX` characters."""
+    if isinstance(value, bytes):
+        value = value[: 4 * VALUE_MAX].decode("utf-8", "replace")
+    if len(value) > VALUE_MAX:
+        value = value[:VALUE_MAX]
+    # JSON leaves DEL alone; a terminal does not.
+    return _encode(value).replace("\x7f", "\\u007f")
+
+
+def seconds(duration: float) -> str:
+    """A metric value; a clock that was set back does not make it negative."""
+    return f"{max(duration, 0.0):.6f}s"
+
+
+def bare_or_quoted(value: str) -> str:
+    return value if _BARE.fullmatch(value) else quoted(value)
+
+
+def _pair(key: str, value: bytes | None) -> str:
+    return "" if value is None else f" {key}={quoted(value)}"
+
+
+@frozen
+class PostFacts:
+    """What a line about a post says of its client; what was not sent is None."""
+
+    drain_token: bytes | None
+    remote_addr: bytes | None
+    request_id: bytes | None
+
+    def token_pair(self) -> str:
+        return _pair("logdrain_token", self.drain_token)
+
+    def address_and_id_pairs(self) -> str:
+        return _pair("remote_addr", self.remote_addr) + _pair(
+            "request_id", self.request_id
+        )
+
+
+class EventLog:
+    """
+    Writes a line for each event that an operator is told of.
+
+    @param write: takes a line without its line feed.
+    """
+
+    def __init__(self, source: str, write: Callable[[str], None]) -> None:
+        self._prefix = f"app=log-iss source={bare_or_quoted(source)} "
+        self._write = write
+
+    def _line(self, pairs: str) -> None:
+        self._write(self._prefix + pairs)
+
+    # life
+
+    def phase_reached(self, ns: str, at: str, **facts: str | int) -> None:
+        more = "".join(
+            f" {k}={v if isinstance(v, int) else quoted(v)}" for k, v in facts.items()
+        )
+        self._line(f"ns={ns} at={at}{more}")
+
+    def twisted_event(self, level: str, namespace: str, message: str) -> None:
+        """Something that Twisted or another library has logged."""
+        self._line(
+            f"ns=twisted level={bare_or_quoted(level)}"
+            f" logger={bare_or_quoted(namespace)} message={quoted(message)}"
+        )
+
+    def lines_dropped(self, count: int) -> None:
+        self._line(f"count#log-iss.log.dropped={count}")
+
+    # posts
+
+    def health_checked(self) -> None:
+        self._line("count#log-iss.http.health.get=1")
+
+    def post_succeeded(
+        self,
+        post: PostFacts,
+        fixer_seconds: float,
+        post_seconds: float,
+        send_seconds: float,
+        wait_seconds: float,
+    ) -> None:
+        """
+        @param fixer_seconds: in the codec.
+        @param post_seconds: the whole.
+        @param send_seconds: from the first write to the end of the delivery.
+        @param wait_seconds: from the start of the delivery to its end.
+        """
+        self._line(
+            f"count#log-iss.http.logs.post.success=1{post.token_pair()}"
+            f" measure#log-iss.http.logs.fixer-func.duration={seconds(fixer_seconds)}"
+            f" measure#log-iss.http.logs.post.duration={seconds(post_seconds)}"
+            f" measure#log-iss.http.logs.send.duration={seconds(send_seconds)}"
+            f" measure#log-iss.http.logs.wait.duration={seconds(wait_seconds)}"
+            f"{post.address_and_id_pairs()}"
+        )
+
+    def post_failed(
+        self, post: PostFacts, code: int, error: str, post_seconds: float
+    ) -> None:
+        self._line(
+            f"count#log-iss.http.logs.post.error=1{post.token_pair()}"
+            f" measure#log-iss.http.logs.post.duration={seconds(post_seconds)}"
+            f" post.code={code} post.error={quoted(error)}"
+            f"{post.address_and_id_pairs()}"
+        )
+
+    def fields_cut(self, post: PostFacts, cuts: dict[str, int]) -> None:
+        """Header fields of the post's frames were too long."""
+        pairs = " ".join(
+            f"count#log-iss.http.logs.{name}.truncated={n}"
+            for name, n in cuts.items()
+            if n
+        )
+        self._line(pairs + post.token_pair() + post.address_and_id_pairs())
+
+    def posts_summed(self, succeeded: int, frames: int) -> None:
+        """In place of a line for each post that succeeded."""
+        self._line(
+            f"count#log-iss.http.logs.frames.delivered={frames}"
+            f" count#log-iss.http.logs.post.success={succeeded}"
+        )
+
+    # connections to the backend
+
+    def connect_attempted(self, sender_id: int) -> None:
+        self._line(f"count#log-iss.forwarder.connect.attempt=1 id={sender_id}")
+
+    def connect_succeeded(
+        self, sender_id: int, connect_seconds: float, remote_addr: str
+    ) -> None:
+        self._line(
+            f"count#log-iss.forwarder.connect.success=1"
+            f" measure#log-iss.forwarder.connect.duration={seconds(connect_seconds)}"
+            f" id={sender_id} remote_addr={quoted(remote_addr)}"
+        )
+
+    def connect_failed(self, sender_id: int, message: str) -> None:
+        self._line(
+            f"count#log-iss.forwarder.connect.error=1 id={sender_id}"
+            f" message={quoted(message)}"
+        )
+
+    def disconnected(self, sender_id: int) -> None:
+        self._line(f"count#log-iss.forwarder.disconnect.success=1 id={sender_id}")
+
+    def write_failed(
+        self, sender_id: int, request_id: bytes | None, message: str
+    ) -> None:
+        self._line(
+            f"count#log-iss.forwarder.write.error=1 id={sender_id}"
+            f"{_pair('request_id', request_id)} message={quoted(message)}"
+        )

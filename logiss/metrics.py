@@ -1,0 +1,34 @@
+"""
+Counts in plain attributes of one object.
+
+Whoever counts adds to an attribute; whoever reports reads them. Nothing locks and
+nothing is looked up by name.
+"""
+
+from attrs import define
+
+
+@define
+class Metrics:
+    """What has happened since the process started."""
+
+    posts_succeeded: int = 0
+    posts_failed: int = 0
+    credentials_accepted: int = 0
+    credentials_refused: int = 0
+    health_checks: int = 0
+    frames_received: int = 0
+    frames_delivered: int = 0
+    hostnames_cut: int = 0
+    app_names_cut: int = 0
+    procids_cut: int = 0
+    msgids_cut: int = 0
+    payloads_withdrawn: int = 0
+    payloads_requeued: int = 0
+    writes: int = 0
+    bytes_delivered: int = 0
+    connects_attempted: int = 0
+    connects_succeeded: int = 0
+    connects_failed: int = 0
+    disconnects: int = 0
+    log_lines_dropped: int = 0

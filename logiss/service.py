@@ -1,0 +1,266 @@
+"""
+Builds the house from `Settings`; `stopService` drains it.
+
+The one room that knows all others. `makeService` is what ``twist`` and ``twistd``
+call; `LogissService` and `Forwarder` are for other Twisted applications.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorPluggableNameResolver,
+    IReactorTCP,
+    IReactorTime,
+)
+from twisted.internet.protocol import ClientFactory
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+
+from logiss.connector import EndpointConnector
+from logiss.credentials import Credentials
+from logiss.drain import Drain
+from logiss.health import RootResource
+from logiss.l2met import EventLog
+from logiss.metrics import Metrics
+from logiss.pool import IDeliverer, Pool
+from logiss.senders import SenderFactory
+from logiss.settings import Settings
+from logiss.site import LogsSite
+from logiss.tls import tls_wrapper
+from logiss.web import LogsResource
+
+#: How often successes are summed up when they have no lines of their own.
+SUM_SECONDS = 10.0
+#: How long clients may take to read their answers once everything is delivered.
+GOODBYE_SECONDS = 1.0
+_POLL_SECONDS = 0.02
+
+
+class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver):
+    """What the house asks of a reactor."""
+
+
+class Forwarder(Service):
+    """
+    The persistent connections to the backend and the pool that they serve.
+
+    @ivar pool: an `IDeliverer`, usable as soon as this is started.
+    """
+
+    name = "forwarder"
+
+    def __init__(
+        self,
+        reactor: IReactor,
+        settings: Settings,
+        events: EventLog,
+        metrics: Metrics,
+    ) -> None:
+        if settings.forward_dest is None:
+            raise ValueError("settings.forward_dest is needed to forward")
+        self._reactor = reactor
+        self._settings = settings
+        self._metrics = metrics
+        self.pool = Pool(reactor, settings.delivery_timeout_seconds, events, metrics)
+        self._factories = [
+            SenderFactory(i, self.pool, reactor, events, metrics)
+            for i in range(settings.forward_count)
+        ]
+
+    def startService(self) -> None:
+        super().startService()
+        destination = self._settings.forward_dest
+        assert destination is not None
+        wrap: Callable[[ClientFactory[Any]], IProtocolFactory] = _plain
+        if self._settings.pem is not None:
+            wrap = tls_wrapper(destination.host, self._settings.pem, self._reactor)
+        timeout_seconds = self._settings.forward_dest_connect_timeout_seconds
+        for factory in self._factories:
+            EndpointConnector(
+                self._reactor,
+                HostnameEndpoint(
+                    self._reactor,
+                    destination.host,
+                    destination.port,
+                    timeout=timeout_seconds,
+                ),
+                factory,
+                wrap,
+                timeout_seconds,
+            ).connect()
+
+    def stopService(self) -> Deferred[None]:
+        """Fail what still waits; end every connection in order."""
+        super().stopService()
+        self.pool.stop()
+        return gatherResults(
+            [factory.close() for factory in self._factories]
+        ).addCallback(lambda _: None)
+
+
+def _plain(factory: ClientFactory[Any]) -> IProtocolFactory:
+    return factory
+
+
+class LogissService(Service):
+    """
+    A whole logiss: listener, front door, forwarder, drain.
+
+    `stopService` drains: it returns a Deferred that fires when every post has its
+    answer and every connection is closed.
+
+    @param write: takes a log line without its line feed.
+    @ivar logs: the `LogsResource`.
+    @ivar forwarder: the connections to the backend.
+    """
+
+    name = "logiss"
+
+    def __init__(
+        self, reactor: IReactor, settings: Settings, write: Callable[[str], None]
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self.events = EventLog(settings.deploy, write)
+        self.metrics = Metrics()
+        self.drain = Drain()
+        self.forwarder = Forwarder(reactor, settings, self.events, self.metrics)
+        self.logs = logs_resource(
+            reactor,
+            settings,
+            self.forwarder.pool,
+            self.events,
+            drain=self.drain,
+            metrics=self.metrics,
+        )
+        root = RootResource(
+            self.logs,
+            self.drain,
+            self.events,
+            self.metrics,
+            connected=lambda: self.forwarder.pool.connected,
+        )
+        site = LogsSite(root, reactor, settings.max_body_bytes)
+        self._clients = _Clients(site)
+        self._port: IListeningPort | None = None
+        self._sums = LoopingCall(self._sum_up)
+        self._sums.clock = reactor
+        self._summed = (0, 0)
+
+    def startService(self) -> None:
+        """
+        @raise CannotListenError: the port is taken or not allowed.
+        """
+        self._port = listen(self._reactor, self._settings, self._clients)
+        super().startService()
+        self.events.phase_reached("main", "start")
+        self.events.phase_reached("http", "listen", port=self.address.port)
+        self.forwarder.startService()
+        if not self._settings.log_successes:
+            self._sums.start(SUM_SECONDS, now=False)
+
+    @property
+    def address(self) -> Any:
+        """Where it listens; only while it does."""
+        assert self._port is not None
+        return self._port.getHost()
+
+    async def _drain(self) -> None:
+        emptied: Deferred[None] = Deferred()
+        self.drain.begin(lambda: emptied.callback(None))
+        self.events.phase_reached("http", "shutdown")
+        self.events.phase_reached("main", "drain", posts=self.drain.inside)
+        await emptied
+        if self._port is not None:
+            port, self._port = self._port, None
+            stopped = port.stopListening()
+            if stopped is not None:
+                await stopped
+        await self._clients.say_goodbye(self._reactor)
+        await self.forwarder.stopService()
+        if self._sums.running:
+            self._sums.stop()
+            self._sum_up()
+        self.events.phase_reached("main", "exit")
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._drain())
+
+    def _sum_up(self) -> None:
+        now = (self.metrics.posts_succeeded, self.metrics.frames_delivered)
+        before, self._summed = self._summed, now
+        if now != before:
+            self.events.posts_summed(now[0] - before[0], now[1] - before[1])
+
+
+def logs_resource(
+    clock: IReactorTime,
+    settings: Settings,
+    deliverer: IDeliverer,
+    events: EventLog,
+    *,
+    drain: Drain | None = None,
+    metrics: Metrics | None = None,
+) -> LogsResource:
+    """A `LogsResource` that knows the credentials of `settings`."""
+    hmac_key = settings.hmac_key or os.urandom(64)
+    return LogsResource(
+        settings,
+        deliverer,
+        clock,
+        events,
+        credentials=Credentials.from_tokens(hmac_key, settings.tokens),
+        drain=drain,
+        metrics=metrics,
+    )
+
+
+def listen(reactor: IReactor, settings: Settings, factory: Any) -> IListeningPort:
+    """
+    Listen on `LISTEN_HOST`, or on all addresses, IPv6 and IPv4 in one where the
+    system has IPv6.
+    """
+    if settings.listen_host is not None:
+        return reactor.listenTCP(
+            settings.port, factory, 511, interface=settings.listen_host
+        )
+    try:
+        return reactor.listenTCP(settings.port, factory, 511, interface="::")
+    except CannotListenError as e:
+        if not _no_ipv6(e):
+            raise
+        return reactor.listenTCP(settings.port, factory, 511)
+
+
+def _no_ipv6(error: CannotListenError) -> bool:
+    cause = error.socketError
+    return isinstance(cause, OSError) and cause.errno in (
+        errno.EAFNOSUPPORT,
+        errno.EADDRNOTAVAIL,
+    )
+
+
+class _Clients(WrappingFactory[ProtocolWrapper]):
+    """Knows the client connections, so that they can be closed in order."""
+
+    noisy = False
+
+    async def say_goodbye(self, clock: IReactorTime) -> None:
+        """Close each when its answer is written; abort those that do not read."""
+        for client in list(self.protocols):
+            client.loseConnection()
+        deadline = clock.seconds() + GOODBYE_SECONDS
+        while self.protocols and clock.seconds() < deadline:
+            await deferLater(clock, _POLL_SECONDS)
+        for client in list(self.protocols):
+            client.abortConnection()

@@ -1,0 +1,376 @@
+"""
+Reads one frozen `Settings` from a given mapping, or says what is wrong with each
+variable.
+
+Each variable has one line in `read`: its name, how it is parsed and its default.
+A parser raises `ValueError` with the end of a sentence that starts with the
+variable's name; none of them repeats a secret.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import Factory, field, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+T = TypeVar("T")
+
+KIB = 1024
+MIB = 1024 * KIB
+MASK = "********"
+
+
+class SettingsError(Exception):
+    """
+    The configuration cannot be used.
+
+    @ivar problems: a line for each, starting with the variable's name.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@frozen
+class Destination:
+    """Where to forward to: a TCP host and port. An IPv6 host has no brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@frozen
+class BackendPEM:
+    """
+    What PEMFILE holds, PEM encoded.
+
+    @ivar authorities: every certificate in the file; the backend's must lead to
+        one of them.
+    @ivar certificate: ours, when the file has a private key that fits one.
+    @ivar chain: those that lead from ours towards its root.
+    """
+
+    path: str
+    authorities: tuple[bytes, ...] = field(repr=lambda held: f"<{len(held)}>")
+    certificate: bytes | None = field(default=None, repr=False)
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
+    private_key: bytes | None = field(default=None, repr=False)
+
+
+def _masked(value: object) -> str:
+    return MASK if value else repr(value)
+
+
+@frozen
+class Settings:
+    """
+    Everything that can be configured, checked and typed. Sizes are in bytes.
+
+    `read` makes it from environment variables; an embedding application may also
+    make it directly.
+    """
+
+    deploy: str
+    tokens: tuple[tuple[str, str], ...] = field(default=(), repr=_masked)
+    port: int = 5000
+    listen_host: str | None = None
+    forward_dest: Destination | None = None
+    forward_dest_connect_timeout_seconds: float = 10.0
+    forward_count: int = 4
+    delivery_timeout_seconds: float = 5.0
+    enforce_ssl: bool = False
+    pem: BackendPEM | None = None
+    hmac_key: bytes | None = field(default=None, repr=_masked)
+    metadata_id: bytes | None = None
+    query_params: tuple[bytes, ...] = Factory(tuple)
+    field_params: tuple[bytes, ...] = Factory(tuple)
+    keep_structured_data: bool = False
+    max_body_bytes: int = 16 * MIB
+    max_inflight_bytes: int = 256 * MIB
+    log_successes: bool = True
+
+    def describe(self) -> list[str]:
+        """A line for each setting, secrets masked."""
+        inside = repr(self)[len("Settings(") : -1]
+        return re.split(r", (?=[a-z_]+=)", inside)
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """
+    Read the settings of a whole logiss.
+
+    A variable that is set to nothing counts as not set.
+
+    @raise SettingsError: with every mistake there is.
+    """
+    problems: list[str] = []
+
+    def variable(
+        name: str, parse: Callable[[str], T], default: T, missing: str = ""
+    ) -> T:
+        text = environ.get(name, "").strip()
+        if not text:
+            if missing:
+                problems.append(f"{name}: is not set; {missing}")
+            return default
+        try:
+            return parse(text)
+        except ValueError as e:
+            problems.append(f"{name}: {e}")
+            return default
+
+    settings = Settings(
+        deploy=variable("DEPLOY", str, "", "set it to a label for this instance"),
+        tokens=variable(
+            "TOKEN_MAP", parse_tokens, (), "set it to user:token[,user:token...]"
+        ),
+        port=variable("PORT", parse_port, 0, "set it to the TCP port to listen on"),
+        listen_host=variable("LISTEN_HOST", str, None),
+        forward_dest=variable(
+            "FORWARD_DEST",
+            parse_destination,
+            None,
+            "set it to the host:port of the syslog receiver",
+        ),
+        forward_dest_connect_timeout_seconds=variable(
+            "FORWARD_DEST_CONNECT_TIMEOUT", parse_seconds, 10.0
+        ),
+        forward_count=variable("FORWARD_COUNT", parse_count, 4),
+        delivery_timeout_seconds=variable("DELIVERY_TIMEOUT", parse_seconds, 5.0),
+        enforce_ssl=variable("ENFORCE_SSL", parse_flag, False),
+        pem=variable("PEMFILE", parse_pem_file, None),
+        hmac_key=variable("HMAC_KEY", str.encode, None),
+        metadata_id=variable("METADATA_ID", parse_sd_id, None),
+        query_params=variable("LOG_ISS_QUERY_PARAMS", parse_sd_names, ()),
+        field_params=variable("LOG_ISS_FIELD_PARAMS", parse_sd_names, ()),
+        keep_structured_data=variable("KEEP_STRUCTURED_DATA", parse_flag, False),
+        max_body_bytes=variable("MAX_BODY_BYTES", parse_size, 16 * MIB),
+        max_inflight_bytes=variable("MAX_INFLIGHT_BYTES", parse_size, 256 * MIB),
+        log_successes=variable("REQUEST_LOG", parse_request_log, True),
+    )
+    if settings.max_inflight_bytes < settings.max_body_bytes:
+        problems.append(
+            f"MAX_INFLIGHT_BYTES: is {settings.max_inflight_bytes}, less than"
+            f" MAX_BODY_BYTES ({settings.max_body_bytes}): the largest body would"
+            " never find room; raise it or lower MAX_BODY_BYTES"
+        )
+    # Rooms that are not built yet: to go on without them would serve something
+    # else than what the operator has asked for.
+    variable("DELIVERY", _parse_delivery, None)
+    variable("REDIS_URL", _parse_redis_url, None)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def parse_port(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65_535:
+        return int(text)
+    raise ValueError(f"must be a port number from 0 to 65535, not {text!r}")
+
+
+def parse_count(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,4}", text) and 1 <= int(text) <= 1_000:
+        return int(text)
+    raise ValueError(f"must be a whole number from 1 to 1000, not {text!r}")
+
+
+_FLAGS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
+
+
+def parse_flag(text: str) -> bool:
+    try:
+        return _FLAGS[text.lower()]
+    except KeyError:
+        raise ValueError(
+            f"must be 1/true/yes/on or 0/false/no/off, not {text!r}"
+        ) from None
+
+
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|s|us)")
+_DAY_SECONDS = 86_400.0
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of ``10``, ``2.5`` or a Go duration: ``10s``, ``500ms``, ``1m30s``."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text):
+        seconds = float(text)
+    elif re.fullmatch(f"({_SPAN.pattern})+", text):
+        seconds = sum(float(n) * _UNIT_SECONDS[unit] for n, unit in _SPAN.findall(text))
+    else:
+        raise ValueError(
+            f"must be seconds or a duration like 10s, 500ms or 1m, not {text!r}"
+        )
+    if not 1e-3 <= seconds <= _DAY_SECONDS:
+        raise ValueError(f"must be from 1ms to 24h, not {text!r}")
+    return seconds
+
+
+_SIZE_UNITS = {"": 1, "kib": KIB, "mib": MIB, "gib": 1024 * MIB}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``1048576`` or ``1MiB``."""
+    found = re.fullmatch(r"([0-9]{1,15}) ?([a-z]*)", text.lower())
+    if found is None or found[2] not in _SIZE_UNITS or not int(found[1]):
+        raise ValueError(
+            f"must be a number of bytes, or of KiB, MiB or GiB, not {text!r}"
+        )
+    return int(found[1]) * _SIZE_UNITS[found[2]]
+
+
+def parse_request_log(text: str) -> bool:
+    if text.lower() in ("all", "errors"):
+        return text.lower() == "all"
+    raise ValueError(f"must be 'all' or 'errors', not {text!r}")
+
+
+_LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+
+
+def parse_destination(text: str) -> Destination:
+    """A destination of ``host:port`` or ``[v6]:port``."""
+    if text.startswith(("relp://", "relp+tls://")):
+        raise ValueError(
+            "relp:// and relp+tls:// are not available in this version; use host:port"
+        )
+    if "," in text:
+        raise ValueError(
+            "several destinations are not available in this version; use one host:port"
+        )
+    found = re.fullmatch(r"\[([0-9A-Fa-f:.]+(?:%[^\]]+)?)\]:([0-9]{1,5})", text)
+    if found is None:
+        found = re.fullmatch(r"([^:\[\]/@\s]+):([0-9]{1,5})", text)
+        if found is None or not _HOST.fullmatch(found[1]):
+            raise ValueError(f"must be host:port or [v6]:port, not {text!r}")
+    elif not _is_ipv6(found[1]):
+        raise ValueError(f"{found[1]!r} is not an IPv6 address")
+    if not 1 <= int(found[2]) <= 65_535:
+        raise ValueError(f"its port must be from 1 to 65535, not {found[2]}")
+    return Destination(found[1], int(found[2]))
+
+
+def _is_ipv6(text: str) -> bool:
+    from ipaddress import AddressValueError, IPv6Address
+
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
+def parse_tokens(text: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of ``user:token,user:token``; split at ``|`` when there is one."""
+    separator = "|" if "|" in text else ","
+    pairs = []
+    for i, entry in enumerate(text.split(separator), 1):
+        user, colon, token = entry.strip().partition(":")
+        if not (user and colon and token):
+            raise ValueError(
+                f"entry {i} must be user:token, with neither of them empty"
+            )
+        pairs.append((user, token))
+    return tuple(pairs)
+
+
+_SD_NAME = re.compile(r"[!#-<>-\\^-~]{1,32}")
+
+
+def parse_sd_id(text: str) -> bytes:
+    """An SD-ID (RFC 5424 section 6.3.2)."""
+    _check_sd_name(text)
+    if text == "origin":
+        raise ValueError("must not be 'origin', which each frame carries already")
+    return text.encode()
+
+
+def parse_sd_names(text: str) -> tuple[bytes, ...]:
+    """PARAM-NAMEs split at ``;``."""
+    names = [name.strip() for name in text.split(";") if name.strip()]
+    for name in names:
+        _check_sd_name(name)
+    return tuple(name.encode() for name in names)
+
+
+def _check_sd_name(name: str) -> None:
+    if not _SD_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not 1 to 32 printable ASCII characters without"
+            " '=', ']', '\"' or space (RFC 5424 SD-NAME)"
+        )
+
+
+_PEM_KEY = re.compile(
+    rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----\n?", re.DOTALL
+)
+_PEM_CERTIFICATE = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL
+)
+
+
+def parse_pem_file(path: str) -> BackendPEM:
+    """What the PEM file at `path` holds; the file must be readable now."""
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as e:
+        raise ValueError(f"cannot read {path!r}: {e.strerror}") from None
+    blocks = _PEM_CERTIFICATE.findall(pem)
+    if not blocks:
+        raise ValueError(f"{path!r} has no certificate in PEM format")
+    certificates = []
+    for i, block in enumerate(blocks, 1):
+        try:
+            certificates.append(x509.load_pem_x509_certificate(block))
+        except ValueError:
+            raise ValueError(f"certificate {i} in {path!r} cannot be read") from None
+    keys = [found[0] for found in _PEM_KEY.finditer(pem)]
+    if not keys:
+        return BackendPEM(path, tuple(blocks))
+    if len(keys) > 1:
+        raise ValueError(f"{path!r} has {len(keys)} private keys; leave one")
+    try:
+        key = load_pem_private_key(keys[0], None)
+    except TypeError:
+        raise ValueError(f"the private key in {path!r} is encrypted") from None
+    except ValueError:
+        raise ValueError(f"the private key in {path!r} cannot be read") from None
+    public_key = key.public_key()
+    fitting = [i for i, c in enumerate(certificates) if c.public_key() == public_key]
+    if not fitting:
+        raise ValueError(f"no certificate in {path!r} fits its private key")
+    ours = fitting[0]
+    chain, at = [], certificates[ours]
+    while at.issuer != at.subject:
+        above = [
+            i
+            for i, c in enumerate(certificates)
+            if c.subject == at.issuer and i != ours and blocks[i] not in chain
+        ]
+        if not above:
+            break
+        at = certificates[above[0]]
+        if at.issuer != at.subject:
+            chain.append(blocks[above[0]])
+    return BackendPEM(path, tuple(blocks), blocks[ours], tuple(chain), keys[0])
+
+
+def _parse_delivery(text: str) -> None:
+    if text != "sent":
+        raise ValueError(f"must be 'sent' in this version, not {text!r}")
+
+
+def _parse_redis_url(text: str) -> None:
+    raise ValueError("is not available in this version; use TOKEN_MAP")

@@ -1,0 +1,63 @@
+"""Metadata of logiss. Build system and tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"$',
+    (HERE / "logiss" / "_version.py").read_text(),
+    re.MULTILINE,
+)
+assert VERSION is not None
+
+setup(
+    name="logiss",
+    version=VERSION[1],
+    description="A log intake: logplex-1 over HTTP in, octet-counted syslog out",
+    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    python_requires=">=3.11",
+    # The flat layout is declared so that an editable install finds the plugin:
+    # the import hook that setuptools uses otherwise hides ``twisted/plugins``.
+    package_dir={"": "."},
+    packages=["logiss", "logiss.tools", "twisted.plugins"],
+    package_data={"logiss": ["py.typed"]},
+    zip_safe=False,
+    install_requires=[
+        "attrs>=23.2",
+        "cryptography>=42",
+        "pyOpenSSL>=24.2",
+        "service-identity>=24.1",
+        "Twisted>=24.11",
+        "zope.interface>=6.1",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.2",
+            "pytest-twisted>=1.14",
+            "treq>=24.9",
+            "trustme>=1.1",
+        ],
+        "lint": [
+            "mypy>=1.10",
+            "mypy-zope>=1.0.7",
+            "ruff>=0.6",
+        ],
+        "release": ["build>=1.2", "towncrier>=23.11"],
+    },
+    entry_points={"console_scripts": ["logiss = logiss.__main__:main"]},
+    classifiers=[
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Logging",
+        "Typing :: Typed",
+    ],
+)
