@@ -32,7 +32,7 @@ setup(
         "cryptography>=42",
         "pyOpenSSL>=24.2",
         "service-identity>=24.1",
-        "Twisted>=24.11",
+        "Twisted>=26.4",
         "zope.interface>=6.1",
     ],
     extras_require={

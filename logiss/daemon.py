@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.components import Componentized
 from twisted.python.usage import Options as UsageOptions
 from zope.interface import implementer
 
@@ -81,15 +82,18 @@ class Options(UsageOptions):
         self.twisted_events = _TwistedEvents()
 
     def postOptions(self) -> None:
-        # Twisted's own events become lines of ours: one grammar on stdout. twist
-        # has a key for it, twistd has another.
+        # One grammar on stdout: under twist, Twisted's own events become lines of
+        # ours here; for twistd see `_Daemon.setServiceParent`.
         parent = getattr(self, "parent", None)
-        if parent is None:
-            return
-        if "fileLogObserverFactory" in parent:
+        if parent is not None and "fileLogObserverFactory" in parent:
             parent["fileLogObserverFactory"] = lambda _: self.twisted_events
-        elif not parent.get("logger"):
-            parent["logger"] = lambda: self.twisted_events
+
+    def log_fd(self) -> int:
+        """Where the log goes: stdout, or what ``twist --log-file`` names."""
+        try:
+            return int(self.parent["logFile"].fileno())  # type: ignore[index]
+        except (AttributeError, KeyError, OSError, TypeError):
+            return 1
 
 
 def makeService(options: Options) -> Service:
@@ -113,13 +117,18 @@ def makeService(options: Options) -> Service:
         settings = settings_room.read(environ)
     except SettingsError as e:
         _exit_with(e.problems)
-    return _Daemon(reactor, settings, options.twisted_events, trying)
+    return _Daemon(reactor, settings, options.twisted_events, options.log_fd(), trying)
 
 
 def _exit_with(problems: list[str]) -> NoReturn:
     for problem in problems:
-        print(f"logiss: {problem}", file=sys.stderr)
+        _to_stderr(f"logiss: {problem}")
     sys.exit(1)
+
+
+def _to_stderr(text: str) -> None:
+    # Twisted puts its log in the place of sys.stderr once it runs.
+    print(text, file=sys.__stderr__, flush=True)
 
 
 class _Daemon(Service):
@@ -132,21 +141,31 @@ class _Daemon(Service):
         reactor: Any,
         settings: Settings,
         twisted_events: _TwistedEvents,
+        log_fd: int,
         trying: bool,
     ) -> None:
+        self._log_fd = log_fd
         self._reactor = reactor
         self._settings = settings
         self._twisted_events = twisted_events
         self._trying = trying
         self._signalled = False
 
+    def setServiceParent(self, parent: Any) -> None:
+        # The application, where twistd looks for who is to be told its events.
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._twisted_events)
+        super().setServiceParent(parent)
+
     def startService(self) -> None:
         super().startService()
         reactor = self._reactor
-        self._journal = Journal(reactor, open_sink(1))
+        self._journal = Journal(reactor, open_sink(self._log_fd))
         try:
             if self._trying:
-                self._settings = self._with_receiver(self._settings)
+                self._settings = evolve(
+                    self._settings, forward_dest=self._embed_receiver()
+                )
             self._logiss = LogissService(reactor, self._settings, self._journal.write)
             self._logiss.startService()
         except CannotListenError as e:
@@ -159,36 +178,32 @@ class _Daemon(Service):
             )
         self._journal.on_dropped = self._logiss.events.lines_dropped
         self._twisted_events.attach(self._logiss.events)
+        if self._trying:
+            self._say_how_to_try()
         # Twisted installs its handlers when it runs; ours come after them.
         reactor.callWhenRunning(self._catch_signals)
 
-    def _with_receiver(self, settings: Settings) -> Settings:
-        port = (
-            self._reactor.listenTCP(
-                0,
-                ReceiverFactory(
-                    lambda frame: self._journal.write(printable(frame)),
-                    lambda error: self._journal.write(f"receiver: {error}"),
-                ),
-                interface="127.0.0.1",
-            )
-            .getHost()
-            .port
+    def _embed_receiver(self) -> Destination:
+        factory = ReceiverFactory(
+            lambda frame: self._journal.write(printable(frame)),
+            lambda error: self._journal.write(f"receiver: {error}"),
         )
-        destination = Destination("127.0.0.1", port)
-        user, token = settings.tokens[0]
-        print(
-            f"""
-logiss: FORWARD_DEST IS NOT SET. Frames go to an embedded receiver on {destination},
-logiss: which prints each on a line of its own and KEEPS NOTHING. To try it, paste:
+        port = self._reactor.listenTCP(0, factory, interface="127.0.0.1")
+        return Destination("127.0.0.1", port.getHost().port)
 
-curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \\
-  --data-binary '{TRY_FRAME}' http://127.0.0.1:{settings.port}/logs
-""",
-            file=sys.stderr,
-            flush=True,
+    def _say_how_to_try(self) -> None:
+        user, token = self._settings.tokens[0]
+        _to_stderr(
+            f"""
+logiss: FORWARD_DEST IS NOT SET. Frames go to an embedded receiver on
+logiss: {self._settings.forward_dest}, which prints each on a line of its own
+logiss: and KEEPS NOTHING. To try it, paste:
+
+curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \
+  --data-binary '{TRY_FRAME}' \
+  http://127.0.0.1:{self._logiss.address.port}/logs
+"""
         )
-        return evolve(settings, forward_dest=destination)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

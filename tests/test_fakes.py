@@ -1,0 +1,18 @@
+"""The fakes provide what they stand for."""
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from logiss.pool import IDeliverer
+from logiss.senders import ISender, ISenderOwner
+from tests.fakes import FakeDeliverer, FakeOwner, FakeSender
+
+
+class FakesTests(SynchronousTestCase):
+    """Each fake is checked against its interface."""
+
+    def test_interfaces(self) -> None:
+        """Fakes provide their interfaces."""
+        verifyObject(ISender, FakeSender())
+        verifyObject(ISenderOwner, FakeOwner())
+        verifyObject(IDeliverer, FakeDeliverer())
