@@ -199,8 +199,8 @@ logiss: FORWARD_DEST IS NOT SET. Frames go to an embedded receiver on
 logiss: {self._settings.forward_dest}, which prints each on a line of its own
 logiss: and KEEPS NOTHING. To try it, paste:
 
-curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \
-  --data-binary '{TRY_FRAME}' \
+curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \\
+  --data-binary '{TRY_FRAME}' \\
   http://127.0.0.1:{self._logiss.address.port}/logs
 """
         )

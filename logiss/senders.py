@@ -290,7 +290,11 @@ def describe(reason: Failure) -> str:
     if isinstance(error, VerificationError):
         return "TLS: the backend's certificate is for another name than FORWARD_DEST's"
     if isinstance(error, SSL.Error):
-        why = [part for entry in error.args[0] or () for part in entry[-1:] if part]
+        # A queue of (library, function, reason), or a system call's (number, name).
+        queue = error.args[0] if error.args else ()
+        if isinstance(queue, int):
+            queue = [error.args]
+        why = [entry[-1] for entry in queue or () if entry[-1]]
         return "TLS: " + (", ".join(why) or "the backend broke the handshake off")
     if isinstance(error, ConnectionDone):
         return "the backend closed the connection"

@@ -1,0 +1,360 @@
+"""Payloads wait in order, leave joined, end once, and never after their deadline."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from logiss.metrics import Metrics
+from logiss.pool import (
+    WRITE_BYTES_MAX,
+    IDeliverer,
+    NotDelivered,
+    Payload,
+    Pool,
+)
+from logiss.senders import ISenderOwner
+from tests.fakes import FakeSender, Lines, outcome
+
+TIMEOUT_SECONDS = 5.0
+
+
+class PoolTestCase(SynchronousTestCase):
+    """A pool on a clock of its own."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.lines = Lines()
+        self.metrics = Metrics()
+        self.pool = Pool(self.clock, TIMEOUT_SECONDS, self.lines.events(), self.metrics)
+
+    def deliver(self, octets: bytes) -> Callable[[], list[Any]]:
+        payload = Payload(octets, self.clock.seconds(), b"id-" + octets[:10])
+        return outcome(self.pool.deliver(payload))
+
+    def connect(self, count: int = 1) -> list[FakeSender]:
+        senders = [FakeSender(i) for i in range(count)]
+        for sender in senders:
+            self.pool.sender_connected(sender)
+        return senders
+
+    def assert_not_delivered(self, result: list[Any]) -> None:
+        self.assertEqual(len(result), 1)
+        self.assertIsInstance(result[0].value, NotDelivered)
+
+
+class DeliveryTests(PoolTestCase):
+    """A payload is delivered when a sender says that it has left."""
+
+    def test_interfaces(self) -> None:
+        """The pool is both a deliverer and the owner of senders."""
+        verifyObject(IDeliverer, self.pool)
+        verifyObject(ISenderOwner, self.pool)
+
+    def test_not_before_flush(self) -> None:
+        """A delivery has no outcome until its bytes have left."""
+        (sender,) = self.connect()
+        result = self.deliver(b"5 hello")
+        self.assertEqual(sender.writes, [b"5 hello"])
+        self.assertEqual(result(), [])
+        sender.flush()
+        self.assertEqual(result(), [None])
+
+    def test_waits_for_connection(self) -> None:
+        """What comes before a connection waits for it."""
+        result = self.deliver(b"early")
+        (sender,) = self.connect()
+        self.assertEqual(sender.writes, [b"early"])
+        sender.flush()
+        self.assertEqual(result(), [None])
+
+    def test_idle_sender_is_used(self) -> None:
+        """While one sender is busy another takes the next payload."""
+        first, second = self.connect(2)
+        self.deliver(b"a")
+        self.deliver(b"b")
+        self.assertEqual((first.writes, second.writes), ([b"a"], [b"b"]))
+
+    def test_begun_at(self) -> None:
+        """A payload remembers when it was first written."""
+        payload = Payload(b"a", self.clock.seconds())
+        self.pool.deliver(payload)
+        self.clock.advance(1)
+        self.assertIsNone(payload.begun_at)
+        self.connect()
+        self.assertEqual(payload.begun_at, 1)
+
+    def test_connected(self) -> None:
+        """The pool knows how many connections are usable, busy or idle."""
+        first, _ = self.connect(2)
+        self.deliver(b"a")
+        self.assertEqual(self.pool.connected, 2)
+        first.break_off(self.pool)
+        self.assertEqual(self.pool.connected, 1)
+
+    def test_stop(self) -> None:
+        """Stopping fails what waits and what is under way, and leaves no timer."""
+        self.connect()
+        begun, queued = self.deliver(b"a"), self.deliver(b"b")
+        self.pool.stop()
+        self.assert_not_delivered(begun())
+        self.assert_not_delivered(queued())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class JoinTests(PoolTestCase):
+    """An idle sender takes what waits, in order, up to the size of one write."""
+
+    def test_joined_in_order(self) -> None:
+        """What has gathered behind a busy sender is its next write."""
+        (sender,) = self.connect()
+        results = [self.deliver(b"%d" % i) for i in range(4)]
+        sender.flush()
+        self.assertEqual(sender.writes, [b"0", b"123"])
+        self.assertEqual([r() for r in results], [[None], [], [], []])
+        sender.flush()
+        self.assertEqual([r() for r in results], [[None]] * 4)
+        self.assertEqual(self.metrics.writes, 2)
+
+    def test_bounded(self) -> None:
+        """A write ends before the payload that would exceed it."""
+        (sender,) = self.connect()
+        self.deliver(b"first")
+        half = WRITE_BYTES_MAX // 2
+        for octets in (b"a" * half, b"b" * half, b"c"):
+            self.deliver(octets)
+        sender.flush()
+        self.assertEqual(sender.writes[1], b"a" * half + b"b" * half)
+        sender.flush()
+        self.assertEqual(sender.writes[2], b"c")
+
+    def test_larger_than_a_write(self) -> None:
+        """A payload larger than a write is written alone and whole."""
+        (sender,) = self.connect()
+        for octets in (b"first", b"x" * (WRITE_BYTES_MAX + 1), b"last"):
+            self.deliver(octets)
+        sender.flush()
+        sender.flush()
+        self.assertEqual([len(w) for w in sender.writes], [5, WRITE_BYTES_MAX + 1, 4])
+
+
+class DeadlineTests(PoolTestCase):
+    """At its deadline a payload fails: withdrawn, or its connection given up."""
+
+    def test_withdrawn(self) -> None:
+        """A payload that was not begun in time is never sent later."""
+        result = self.deliver(b"late")
+        self.clock.advance(TIMEOUT_SECONDS - 0.001)
+        self.assertEqual(result(), [])
+        self.clock.advance(0.001)
+        self.assert_not_delivered(result())
+        (sender,) = self.connect()
+        self.assertEqual(sender.writes, [])
+        self.assertEqual(self.metrics.payloads_withdrawn, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_says_why(self) -> None:
+        """No connection and busy connections are told apart."""
+        lonely = self.deliver(b"a")
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.assertIn("no backend connection", str(lonely()[0].value))
+        self.connect()
+        self.deliver(b"b")
+        self.clock.advance(1)
+        behind = self.deliver(b"c")
+        self.clock.advance(TIMEOUT_SECONDS - 1)
+        self.clock.advance(1)
+        self.assertIn("busy", str(behind()[0].value))
+
+    def test_deadline_from_reception(self) -> None:
+        """Time that passed before the delivery counts."""
+        self.clock.advance(10)
+        payload = Payload(b"a", self.clock.seconds() - 4)
+        result = outcome(self.pool.deliver(payload))
+        self.clock.advance(1)
+        self.assert_not_delivered(result())
+
+    def test_no_time_left(self) -> None:
+        """A payload whose time is over is not even queued."""
+        self.connect()
+        payload = Payload(b"a", self.clock.seconds() - TIMEOUT_SECONDS)
+        self.assert_not_delivered(outcome(self.pool.deliver(payload))())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_begun_is_aborted(self) -> None:
+        """A connection that does not take a begun payload in time is given up."""
+        (sender,) = self.connect()
+        result = self.deliver(b"stuck")
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.assert_not_delivered(result())
+        self.assertTrue(sender.aborted)
+        (line,) = self.lines.having("count#log-iss.forwarder.write.error")
+        self.assertEqual((line["id"], line["request_id"]), ("0", "id-stuck"))
+        sender.break_off(self.pool)
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [])
+
+    def test_younger_in_the_same_write(self) -> None:
+        """Those behind it in the write, with time left, are sent again."""
+        (sender,) = self.connect()
+        self.deliver(b"0")
+        old = self.deliver(b"a")
+        self.clock.advance(1)
+        young = self.deliver(b"b")
+        sender.flush()
+        self.assertEqual(sender.writes[-1], b"ab")
+        self.clock.advance(TIMEOUT_SECONDS - 1)
+        self.assert_not_delivered(old())
+        self.assertEqual(young(), [])
+        sender.break_off(self.pool)
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"b"])
+        healed.flush()
+        self.assertEqual(young(), [None])
+
+    def test_one_timer(self) -> None:
+        """However many payloads wait, one timer watches them."""
+        for i in range(100):
+            self.deliver(b"%d" % i)
+            self.clock.advance(0.01)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_each_at_its_own_time(self) -> None:
+        """Each payload fails at its own deadline, not at another's."""
+        results = []
+        for i in range(3):
+            results.append(self.deliver(b"%d" % i))
+            self.clock.advance(1)
+        self.clock.advance(TIMEOUT_SECONDS - 3)
+        self.assertEqual([len(r()) for r in results], [1, 0, 0])
+        self.clock.advance(1)
+        self.assertEqual([len(r()) for r in results], [1, 1, 0])
+        self.clock.advance(1)
+        self.assertEqual([len(r()) for r in results], [1, 1, 1])
+
+    def test_deliver_from_a_failure(self) -> None:
+        """Who hears of a failure may deliver again; older deadlines still hold."""
+        again: list[Callable[[], list[Any]]] = []
+        first = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        first.addErrback(lambda _: again.append(self.deliver(b"again")))
+        self.clock.advance(1)
+        second = self.deliver(b"b")
+        self.clock.advance(TIMEOUT_SECONDS - 1)
+        self.assertEqual(len(again), 1)
+        self.clock.advance(1)
+        self.assert_not_delivered(second())
+        self.assertEqual(again[0](), [])
+        self.clock.advance(TIMEOUT_SECONDS - 1)
+        self.assert_not_delivered(again[0]())
+
+    def test_no_timer_when_idle(self) -> None:
+        """When all is delivered the last timer runs out and is not set again."""
+        (sender,) = self.connect()
+        self.deliver(b"a")
+        sender.flush()
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class BrokenTests(PoolTestCase):
+    """Payloads of a lost connection go back to the head of the queue."""
+
+    def test_sent_again_first(self) -> None:
+        """They are sent again, before what came later, and the log says so."""
+        (sender,) = self.connect()
+        self.deliver(b"a")
+        self.deliver(b"b")
+        sender.break_off(self.pool, "reset by peer")
+        (line,) = self.lines.having("count#log-iss.forwarder.write.error")
+        self.assertEqual(line["request_id"], "id-a")
+        self.assertIn("reset by peer", line["message"])
+        self.assertIn("may arrive twice", line["message"])
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"ab"])
+        self.assertEqual(self.metrics.payloads_requeued, 1)
+
+    def test_two_connections(self) -> None:
+        """The older payload goes first, whichever connection broke first."""
+        first, second = self.connect(2)
+        self.deliver(b"a")
+        self.clock.advance(0.1)
+        self.deliver(b"b")
+        self.clock.advance(0.1)
+        self.deliver(b"c")
+        first.break_off(self.pool)
+        second.break_off(self.pool)
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"abc"])
+
+    def test_other_connection_takes_over(self) -> None:
+        """An idle connection sends them at once."""
+        first, second = self.connect(2)
+        result = self.deliver(b"a")
+        first.break_off(self.pool)
+        self.assertEqual(second.writes, [b"a"])
+        second.flush()
+        self.assertEqual(result(), [None])
+
+    def test_keeps_deadline(self) -> None:
+        """Being sent again does not win time."""
+        (sender,) = self.connect()
+        result = self.deliver(b"a")
+        self.clock.advance(3)
+        sender.break_off(self.pool)
+        self.clock.advance(2)
+        self.assert_not_delivered(result())
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [])
+
+    def test_idle_connection(self) -> None:
+        """A connection that breaks while idle is used no more."""
+        (sender,) = self.connect()
+        sender.break_off(self.pool)
+        self.deliver(b"a")
+        self.assertEqual(sender.writes, [])
+
+
+class CancelTests(PoolTestCase):
+    """Who waits may go away."""
+
+    def test_withdraws(self) -> None:
+        """A payload that was not begun is not sent."""
+        waiter = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        kept = self.deliver(b"b")
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        (sender,) = self.connect()
+        self.assertEqual(sender.writes, [b"b"])
+        sender.flush()
+        self.assertEqual(kept(), [None])
+
+    def test_begun_goes_its_way(self) -> None:
+        """A begun payload is finished, but not sent a second time."""
+        (sender,) = self.connect()
+        waiter = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        sender.break_off(self.pool)
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [])
+
+    def test_stalled_all_the_same(self) -> None:
+        """A connection that stalls on it is given up at its deadline."""
+        (sender,) = self.connect()
+        waiter = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.assertTrue(sender.aborted)
+
+    def test_dropped_from_memory(self) -> None:
+        """What was withdrawn does not hold its octets until its turn comes."""
+        payload = Payload(b"a", self.clock.seconds())
+        waiter = self.pool.deliver(payload)
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        (delivery,) = self.pool._queue
+        self.assertIsNone(delivery.payload)

@@ -1,0 +1,522 @@
+"""The front door, in memory: every row of its table, and what no table can say."""
+
+import gzip
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from logiss.answers import OK, Answer
+from logiss.pool import NotDelivered
+from logiss.site import LogsSite
+from logiss.web import LogsResource, answer_of, peer_address
+from tests.front import (
+    PEER,
+    TIMEOUT_SECONDS,
+    Connection,
+    Front,
+    framed,
+    message,
+    request,
+    stamped,
+)
+from tests.http_rows import BODY, FORWARDED, ROWS, Row
+
+
+class RowTests(SynchronousTestCase):
+    """Each row of the table is answered as it says."""
+
+    def test_on_the_daemons_site(self) -> None:
+        """On the site that the daemon serves."""
+        for row in ROWS:
+            self.check(row, Front.logs_site)
+
+    def test_on_a_stock_site(self) -> None:
+        """On a `Site` of an embedding application."""
+        for row in ROWS:
+            if row.on_stock_site:
+                self.check(row, Front.stock_site)
+
+    def check(self, row: Row, site: Callable[[Front], Site]) -> None:
+        clock = Clock()
+        front = Front(clock, **row.settings)
+        row.prepare(front)
+        connection = Connection(site(front))
+        connection.send(row.octets)
+        if row.waits:
+            self.assertEqual(connection.transport.value(), b"", row.name)
+            clock.advance(TIMEOUT_SECONDS)
+        *interim, answer = connection.answers(to_head=row.to_head)
+        self.assertEqual(
+            [a.code for a in interim],
+            [100] if b"100-continue" in row.octets else [],
+            row.name,
+        )
+        self.assertEqual(answer.code, row.code, (row.name, answer))
+        text = answer.body.decode()
+        self.assertTrue(text.startswith(row.text), (row.name, text))
+        if row.text:
+            self.assertEqual(text.count("\n"), 1, row.name)
+            self.assertTrue(text.endswith("\n"), row.name)
+            self.assertTrue(answer.headers["content-type"].startswith("text/plain"))
+        else:
+            self.assertEqual(text, "", row.name)
+        for name, value in row.headers.items():
+            self.assertEqual(answer.headers.get(name), value, row.name)
+        self.assertEqual(front.deliverer.octets, row.forwarded, row.name)
+        if row.headers.get("connection") == "close":
+            self.assertFalse(connection.transport.connected, row.name)
+        self.check_log(row, front)
+
+    def check_log(self, row: Row, front: Front) -> None:
+        """Each post has one line, which says how it ended."""
+        failed = front.lines.having("count#log-iss.http.logs.post.error", "1")
+        succeeded = front.lines.having("count#log-iss.http.logs.post.success", "1")
+        self.assertEqual(len(failed) + len(succeeded), int(row.is_post), row.name)
+        if row.is_post and row.code != 200:
+            self.assertEqual(failed[0]["post.code"], str(row.code))
+            self.assertTrue(failed[0]["post.error"])
+        self.assertEqual(front.metrics.posts_failed, len(failed), row.name)
+        self.assertEqual(front.metrics.posts_succeeded, len(succeeded), row.name)
+        self.assertEqual(front.drain.inside, 0, row.name)
+
+
+class PostTestCase(SynchronousTestCase):
+    """A front and a connection to it."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.use(Front(self.clock))
+
+    def use(self, front: Front) -> None:
+        self.front = front
+        self.connection = Connection(front.logs_site())
+
+    def code(self) -> int:
+        (answer,) = self.connection.answers()
+        return answer.code
+
+
+class PostTests(PostTestCase):
+    """From the request to the deliverer and back."""
+
+    def test_answer_after_delivery(self) -> None:
+        """No byte of an answer before the delivery has ended."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY))
+        self.assertEqual(self.front.deliverer.octets, FORWARDED)
+        self.assertEqual(self.connection.transport.value(), b"")
+        self.front.deliverer.waiters[0].callback(None)
+        self.assertEqual(self.code(), 200)
+
+    def test_not_delivered(self) -> None:
+        """A delivery that fails is a 504 that says why."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY))
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        (answer,) = self.connection.answers()
+        self.assertEqual(answer.code, 504)
+        self.assertEqual(answer.reason, "Gateway Time-out")
+        self.assertEqual(answer.body, b"Problem delivering body: too slow\n")
+
+    def test_bug(self) -> None:
+        """An unexpected error is a 500, and one line in the log that finds it."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY))
+        self.front.deliverer.waiters[0].errback(ZeroDivisionError("oh"))
+        (answer,) = self.connection.answers()
+        self.assertEqual((answer.code, answer.body), (500, b"Internal error\n"))
+        (line,) = self.front.lines.having("post.code", "500")
+        self.assertIn("ZeroDivisionError: oh", line["post.error"])
+
+    def test_received_at(self) -> None:
+        """The deadline runs from the complete body."""
+        self.clock.advance(100)
+        octets = request(BODY)
+        self.connection.send(octets[:-1])
+        self.clock.advance(7)
+        self.connection.send(octets[-1:])
+        (payload,) = self.front.deliverer.payloads
+        self.assertEqual(payload.received_at, 107)
+
+    def test_byte_by_byte(self) -> None:
+        """How a request is cut into reads does not matter."""
+        for octets in (request(BODY), request(chunks=[BODY[:50], BODY[50:]])):
+            self.use(Front(self.clock))
+            for i in range(len(octets)):
+                self.connection.send(octets[i : i + 1])
+            self.assertEqual(self.code(), 200)
+            self.assertEqual(self.front.deliverer.octets, FORWARDED)
+
+    def test_pipelined(self) -> None:
+        """Pipelined posts are answered in order."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY) + request(b"x") + request(BODY))
+        self.front.deliverer.waiters[0].callback(None)
+        self.assertEqual([a.code for a in self.connection.answers()], [200, 400])
+        self.front.deliverer.waiters[1].callback(None)
+        self.assertEqual([a.code for a in self.connection.answers()], [200])
+
+    def test_keep_alive(self) -> None:
+        """A refusal does not end the connection."""
+        self.connection.send(request(BODY, headers={"Authorization": None}))
+        self.assertEqual(self.code(), 401)
+        self.connection.send(request(BODY))
+        self.assertEqual(self.code(), 200)
+
+    def test_idle(self) -> None:
+        """A connection may be idle for the five minutes that a drain sits still."""
+        self.connection.send(request(BODY))
+        self.assertEqual(self.code(), 200)
+        self.clock.advance(301)
+        self.assertTrue(self.connection.transport.connected)
+        self.connection.send(request(BODY))
+        self.assertEqual(self.code(), 200)
+        self.clock.advance(331)
+        self.assertFalse(self.connection.transport.connected)
+
+    def test_nothing_kept(self) -> None:
+        """When a post is answered nothing of it is reserved or inside."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY))
+        self.assertEqual(self.front.logs.budget.reserved_bytes, len(FORWARDED))
+        self.assertEqual(self.front.drain.inside, 1)
+        self.front.deliverer.waiters[0].callback(None)
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_leaves_after_the_answer(self) -> None:
+        """A post is inside the drain until its answer is written."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY))
+        written: list[bytes] = []
+        self.front.drain.begin(
+            lambda: written.append(self.connection.transport.value())
+        )
+        self.assertEqual(written, [])
+        self.front.deliverer.waiters[0].callback(None)
+        (octets,) = written
+        self.assertTrue(octets.startswith(b"HTTP/1.1 200 OK\r\n"))
+
+    def test_waits_for_room(self) -> None:
+        """A post that finds no room waits for it."""
+        self.front.logs.budget.reserve(self.front.settings.max_inflight_bytes, 1)
+        self.connection.send(request(BODY))
+        self.clock.advance(1)
+        self.assertEqual(self.front.deliverer.payloads, [])
+        self.front.logs.budget.release(len(BODY))
+        self.assertEqual(self.code(), 200)
+        self.assertEqual(self.front.deliverer.octets, FORWARDED)
+
+    def test_respond(self) -> None:
+        """Behind `render` stands a method whose outcome can be waited for."""
+        answers: list[Answer] = []
+
+        watching = _Watching(self.front.logs, answers)
+        connection = Connection(LogsSite(watching, self.clock, 1000))
+        connection.send(request(BODY))
+        self.assertEqual(answers, [OK])
+        (answer,) = connection.answers()
+        self.assertEqual(answer.code, 200)
+
+
+class _Watching(Resource):
+    """An embedder's resource that wants to know how posts end."""
+
+    isLeaf = True
+
+    def __init__(self, logs: LogsResource, answers: list[Answer]) -> None:
+        super().__init__()
+        self._logs = logs
+        self._answers = answers
+
+    def render(self, request: IRequest) -> int:
+        assert isinstance(request, Request)
+        self._logs.respond(request).addCallback(self._answered, request)
+        return NOT_DONE_YET
+
+    def _answered(self, answer: Answer, request: Request) -> None:
+        self._answers.append(answer)
+        answer.write_to(request)
+
+
+class GoneTests(PostTestCase):
+    """A client that goes away takes its post with it, as far as that is possible."""
+
+    def test_in_mid_body(self) -> None:
+        """Half a body is not forwarded, and no room is kept for it."""
+        for octets in (request(BODY), request(chunks=[BODY])):
+            self.use(Front(self.clock))
+            self.connection.send(octets[:-10])
+            self.connection.hang_up()
+            self.assertEqual(self.front.deliverer.payloads, [])
+            self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+            self.assertEqual(self.front.drain.inside, 0)
+
+    def test_while_delivering(self) -> None:
+        """The delivery is cancelled and the log says so."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY, headers={"X-Request-ID": "gone"}))
+        self.connection.hang_up()
+        self.assertEqual(len(self.front.deliverer.cancelled), 1)
+        (line,) = self.front.lines.having("post.code", "499")
+        self.assertEqual(line["request_id"], "gone")
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_while_waiting_for_room(self) -> None:
+        """Its place in the line is free, and it is not forwarded."""
+        self.front.logs.budget.reserve(self.front.settings.max_inflight_bytes, 1)
+        self.connection.send(request(BODY))
+        self.connection.hang_up()
+        self.front.logs.budget.release(self.front.settings.max_inflight_bytes)
+        self.assertEqual(self.front.deliverer.payloads, [])
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        self.assertEqual(self.front.drain.inside, 0)
+        self.connection.channel.factory = None
+        self.assertEqual(
+            [
+                call
+                for call in self.clock.getDelayedCalls()
+                if call.getTime() < 100 and "_too_late" in repr(call)
+            ],
+            [],
+        )
+
+
+class StampTests(PostTestCase):
+    """Headers and query decide what the frames are stamped with."""
+
+    def forwarded(self, **changes: object) -> bytes:
+        self.use(Front(self.clock, **self.settings))
+        self.connection.send(request(framed(message()), **changes))  # type: ignore[arg-type]
+        self.assertEqual(self.code(), 200)
+        return self.front.deliverer.octets
+
+    settings: dict[str, object] = {}
+
+    def test_forwarded_for(self) -> None:
+        """X-Forwarded-For is the origin, as it came; several lines are joined."""
+        self.assertEqual(
+            self.forwarded(headers={"X-Forwarded-For": "1.1.1.1, 2.2.2.2"}),
+            framed(stamped(address="1.1.1.1, 2.2.2.2")),
+        )
+        self.assertEqual(
+            self.forwarded(
+                more=[("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "2.2.2.2")]
+            ),
+            framed(stamped(address="1.1.1.1, 2.2.2.2")),
+        )
+
+    def test_peer(self) -> None:
+        """Without it, or with an empty one, the origin is the peer."""
+        self.assertEqual(self.forwarded(), framed(stamped(address=PEER)))
+        self.assertEqual(
+            self.forwarded(headers={"X-Forwarded-For": ""}),
+            framed(stamped(address=PEER)),
+        )
+
+    def test_drain_token(self) -> None:
+        """The drain token takes the place of ``host``."""
+        self.assertEqual(
+            self.forwarded(headers={"Logplex-Drain-Token": "d.1"}),
+            framed(stamped().replace(b" host ", b" d.1 ")),
+        )
+
+    def test_metadata(self) -> None:
+        """Query parameters become metadata when there is an id for it."""
+        path = "/logs?index=i&c=1&index=j&other=x&empty="
+        self.assertEqual(self.forwarded(path=path), framed(stamped()))
+        self.settings = {
+            "metadata_id": b"meta@1",
+            "query_params": (b"index", b"empty"),
+            "field_params": (b"c",),
+        }
+        self.assertEqual(
+            self.forwarded(path=path),
+            framed(stamped().replace(b"] hi", b'][meta@1 index="i" fields="c=1"] hi')),
+        )
+
+    def test_keep_structured_data(self) -> None:
+        """Structured data of the message is kept when that is configured."""
+        self.settings = {"keep_structured_data": True}
+        self.use(Front(self.clock, **self.settings))
+        frame = message(b'[a b="c"] hi').replace(b"- - ", b"- ")
+        self.connection.send(request(framed(frame)))
+        self.assertEqual(self.code(), 200)
+        self.assertIn(b'"][a b="c"] hi', self.front.deliverer.octets)
+
+
+class LogTests(PostTestCase):
+    """What the log says of a post."""
+
+    def test_success(self) -> None:
+        """The line of SPEC's example: its keys, its order, its durations."""
+        self.front.deliverer.at_once = False
+        self.connection.send(
+            request(
+                BODY,
+                headers={
+                    "X-Request-ID": "abc",
+                    "Logplex-Drain-Token": "d.1",
+                    "X-Forwarded-For": "1.2.3.4",
+                },
+            )
+        )
+        (payload,) = self.front.deliverer.payloads
+        self.clock.advance(1)
+        payload.begun_at = self.clock.seconds()
+        self.clock.advance(0.5)
+        self.front.deliverer.waiters[0].callback(None)
+        self.assertEqual(
+            self.front.lines.raw,
+            [
+                "app=log-iss source=test count#log-iss.http.logs.post.success=1"
+                ' logdrain_token="d.1"'
+                " measure#log-iss.http.logs.fixer-func.duration=0.000000s"
+                " measure#log-iss.http.logs.post.duration=1.500000s"
+                " measure#log-iss.http.logs.send.duration=0.500000s"
+                " measure#log-iss.http.logs.wait.duration=1.500000s"
+                ' remote_addr="1.2.3.4" request_id="abc"'
+            ],
+        )
+
+    def test_errors_only(self) -> None:
+        """REQUEST_LOG=errors keeps the failures only."""
+        self.use(Front(self.clock, log_successes=False))
+        self.connection.send(request(BODY))
+        self.assertEqual(self.front.lines.raw, [])
+        self.connection.send(request(b"x"))
+        self.assertEqual(len(self.front.lines.raw), 1)
+
+    def test_request_id_everywhere(self) -> None:
+        """Every line that a post causes has its request id."""
+        for row in ROWS:
+            if not row.is_post:
+                continue
+            front = Front(self.clock, **row.settings)
+            row.prepare(front)
+            connection = Connection(front.logs_site())
+            connection.send(
+                row.octets.replace(b"\r\n", b"\r\nX-Request-ID: the-id\r\n", 1)
+            )
+            self.clock.advance(TIMEOUT_SECONDS)
+            self.assertTrue(front.lines.pairs, row.name)
+            for pairs in front.lines.pairs:
+                self.assertEqual(pairs.get("request_id"), "the-id", row.name)
+
+    def test_hostile(self) -> None:
+        """Nothing that a client sends ends its value or starts a metric."""
+        hostile = 'x" count#log-iss.forged=1 measure#a=1s y="\\'
+        self.connection.send(
+            request(
+                BODY,
+                headers={
+                    "X-Request-ID": hostile,
+                    "Logplex-Drain-Token": hostile,
+                    "X-Forwarded-For": hostile,
+                    "User-Agent": hostile,
+                },
+            )
+        )
+        (pairs,) = self.front.lines.pairs
+        self.assertNotIn("count#log-iss.forged", pairs)
+        self.assertEqual(pairs["request_id"], hostile)
+        self.assertEqual(pairs["remote_addr"], hostile)
+        self.assertEqual(pairs["logdrain_token"], hostile)
+
+    def test_cut_fields(self) -> None:
+        """Fields that were cut are counted."""
+        self.connection.send(request(framed(message(hostname=b"h" * 256))))
+        self.assertEqual(self.front.metrics.hostnames_cut, 1)
+        (line,) = self.front.lines.having(
+            "count#log-iss.http.logs.hostname.truncated", "1"
+        )
+        self.assertEqual(line["remote_addr"], PEER)
+
+    def test_frames_counted(self) -> None:
+        """Frames are counted when received, and again when delivered."""
+        self.front.deliverer.at_once = False
+        self.connection.send(request(BODY))
+        self.assertEqual(self.front.metrics.frames_received, 2)
+        self.assertEqual(self.front.metrics.frames_delivered, 0)
+        self.front.deliverer.waiters[0].callback(None)
+        self.assertEqual(self.front.metrics.frames_delivered, 2)
+
+    def test_secrets(self) -> None:
+        """Neither users nor tokens stand in answers or lines."""
+        for row in ROWS:
+            if not row.name.startswith("credentials"):
+                continue
+            self.use(Front(self.clock))
+            self.connection.send(row.octets)
+            said = self.connection.transport.value().decode() + "".join(
+                self.front.lines.raw
+            )
+            for secret in ("a:tok", "A:TOK", "nobody", "dXNlc"):
+                self.assertNotIn(secret, said, row.name)
+
+
+class MemoryTests(PostTestCase):
+    """Of a body over its limit nothing is kept."""
+
+    def test_not_buffered(self) -> None:
+        """A body that passes its limit is dropped as it comes."""
+        self.use(Front(self.clock, max_body_bytes=1000))
+        octets = request(chunks=[b"x" * 600] * 100)
+        self.connection.send(octets[:50_000])
+        (unfinished,) = self.connection.channel._channel.requests
+        self.assertEqual(unfinished.content.read(), b"")
+        self.assertGreater(unfinished.content.tell(), 1000)
+
+    def test_batch_growth(self) -> None:
+        """A stamp cannot make a small body grow without bound."""
+        self.use(Front(self.clock, max_body_bytes=10_000))
+        body = framed(*[b"a b c d e f"] * 700)
+        self.connection.send(request(body, headers={"X-Forwarded-For": "9" * 255}))
+        (answer,) = self.connection.answers()
+        self.assertEqual(answer.code, 413)
+        self.assertIn(b"rewritten frames", answer.body)
+
+    def test_gzip_accounted(self) -> None:
+        """What is held of a gzip body is its frames, not its size on the wire."""
+        self.front.deliverer.at_once = False
+        self.connection.send(
+            request(gzip.compress(BODY), headers={"Content-Encoding": "gzip"})
+        )
+        self.assertEqual(self.front.logs.budget.reserved_bytes, len(FORWARDED))
+
+
+class AnswerOfTests(SynchronousTestCase):
+    """One table turns errors into statuses."""
+
+    def test_unknown(self) -> None:
+        """What is not in the table is a bug, and its place is named."""
+        try:
+            raise LookupError("what?")
+        except LookupError:
+            answer = answer_of(Failure())
+        self.assertEqual(answer.code, 500)
+        self.assertIn("LookupError: what? at ", answer.error)
+        self.assertIn("test_web.py:", answer.error)
+        self.assertNotIn("what?", answer.text)
+
+
+class PeerAddressTests(SynchronousTestCase):
+    """A peer's address is written as operators know it."""
+
+    def test_table(self) -> None:
+        """Zones go, mapped addresses are IPv4."""
+        for given, expected in (
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::ffff:c000:201", "::ffff:c000:201"),
+            ("", ""),
+        ):
+            self.assertEqual(peer_address(given), expected)
