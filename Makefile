@@ -17,8 +17,8 @@ run: $(STAMP)
 	$(BIN)/twist logiss --with-receiver
 
 test: $(STAMP) lint
+	$(BIN)/trial --reporter=summary --temp-directory=$(VENV)/_trial_temp tests
 	$(BIN)/pytest
-	$(BIN)/trial tests
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

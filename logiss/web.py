@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import BinaryIO, cast
 
 from attrs import define
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import http
@@ -47,8 +47,8 @@ from logiss.settings import Settings
 
 CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
 
-# nginx's code for a client that went away; it is logged, never sent.
-CLIENT_GONE = 499
+# 499 is nginx's code for a client that went away; it is logged, never sent.
+GONE = Answer(499, error="client gone before the answer")
 
 
 _RETRY = ((b"retry-after", b"1"),)
@@ -85,10 +85,6 @@ _ERRORS: tuple[tuple[type[Exception], Callable[[str], Answer]], ...] = (
         NotDelivered,
         lambda why: Answer(http.GATEWAY_TIMEOUT, f"Problem delivering body: {why}"),
     ),
-    (
-        CancelledError,
-        lambda why: Answer(CLIENT_GONE, error="client gone before the answer"),
-    ),
 )
 
 
@@ -124,6 +120,7 @@ class _Post:
     fixer_seconds: float = 0.0
     payload: Payload | None = None
     delivery_started_at: float = 0.0
+    client_gone: bool = False
 
 
 class LogsResource(Resource):
@@ -188,7 +185,7 @@ class LogsResource(Resource):
         Serve `request`.
 
         @return: fires with what to answer, never fails. The caller writes the
-            answer, unless its code is `CLIENT_GONE`; until it is written the post
+            answer, unless it is `GONE`; until it is written the post
             counts as inside the drain.
         """
         post = self._post(request)
@@ -202,10 +199,14 @@ class LogsResource(Resource):
         serving = maybeDeferred(self._serve, post).addCallbacks(
             self._served, self._not_served, callbackArgs=(post,), errbackArgs=(post,)
         )
-        request.notifyFinish().addErrback(lambda _: serving.cancel()).addCallback(
-            lambda _: self.drain.leave()
-        )
+        finished = request.notifyFinish()
+        finished.addErrback(lambda _: self._client_gone(post, serving))
+        finished.addCallback(lambda _: self.drain.leave())
         return serving
+
+    def _client_gone(self, post: _Post, serving: Deferred[Answer]) -> None:
+        post.client_gone = True
+        serving.cancel()
 
     def _post(self, request: Request) -> _Post:
         headers = request.requestHeaders
@@ -367,11 +368,11 @@ class LogsResource(Resource):
                 send_seconds=now - begun_at if begun_at is not None else 0.0,
                 wait_seconds=now - post.delivery_started_at if payload else 0.0,
             )
-        return OK
+        return GONE if post.client_gone else OK
 
     def _not_served(self, reason: Failure, post: _Post) -> Answer:
         self._let_go(post)
-        answer = answer_of(reason)
+        answer = GONE if post.client_gone else answer_of(reason)
         self._failed(post, answer)
         return answer
 
@@ -396,7 +397,7 @@ _BATCH_GROWTH_MAX = 4
 
 
 def _write_unless_gone(answer: Answer, request: Request) -> None:
-    if answer.code != CLIENT_GONE:
+    if answer is not GONE:
         answer.write_to(request)
 
 

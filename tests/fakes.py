@@ -102,10 +102,13 @@ class FakeDeliverer:
         self.payloads: list[Payload] = []
         self.waiters: list[Deferred[None]] = []
         self.cancelled: list[Payload] = []
+        self.new_waiter: Callable[[Payload], Deferred[None]] = lambda payload: Deferred(
+            lambda _: self.cancelled.append(payload)
+        )
 
     def deliver(self, payload: Payload) -> Deferred[None]:
         self.payloads.append(payload)
-        waiter: Deferred[None] = Deferred(lambda _: self.cancelled.append(payload))
+        waiter = self.new_waiter(payload)
         self.waiters.append(waiter)
         if self.at_once:
             waiter.callback(None)

@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -267,6 +268,21 @@ class GoneTests(PostTestCase):
         self.assertEqual(line["request_id"], "gone")
         self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
         self.assertEqual(self.front.drain.inside, 0)
+
+    def test_delivered_all_the_same(self) -> None:
+        """A deliverer may finish what was cancelled; nobody is left to answer."""
+
+        def finish(waiter: Deferred[None]) -> None:
+            waiter.callback(None)
+
+        deliverer = self.front.deliverer
+        deliverer.at_once = False
+        deliverer.new_waiter = lambda payload: Deferred(finish)
+        self.connection.send(request(BODY))
+        self.connection.hang_up()
+        self.assertEqual(self.front.metrics.posts_succeeded, 1)
+        self.assertEqual(self.front.drain.inside, 0)
+        self.assertEqual(self.connection.transport.value(), b"")
 
     def test_while_waiting_for_room(self) -> None:
         """Its place in the line is free, and it is not forwarded."""
