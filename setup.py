@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "docutils>=0.20",
             "hypothesis>=6.100",
             "pytest>=8.2",
             "pytest-twisted>=1.14",

@@ -6,6 +6,7 @@ What other Twisted applications need is here; see the docs on embedding.
 """
 
 from logiss._version import __version__
+from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
@@ -21,6 +22,7 @@ __all__ = [
     "EventLog",
     "Forwarder",
     "IDeliverer",
+    "Journal",
     "LogissService",
     "LogsResource",
     "LogsSite",
@@ -31,5 +33,6 @@ __all__ = [
     "SettingsError",
     "__version__",
     "logs_resource",
+    "open_sink",
     "read_settings",
 ]

@@ -3,6 +3,7 @@ What ``twist logiss`` and ``twistd -n logiss`` run: the service of a process of 
 own, with its journal, its signals and its exit code.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -28,9 +29,13 @@ from logiss.settings import Destination, Settings, SettingsError
 
 #: How long the reader of the log may take for the last lines.
 LAST_LINES_SECONDS = 1.0
+#: A signal so soon after the first is the same one: timeout(1) and terminals send
+#: theirs to the process and to its group.
+SAME_SIGNAL_SECONDS = 0.2
 _POLL_SECONDS = 0.02
 
 _TRY_MSG = "<190>1 2013-06-07T13:17:49.468822+00:00 host app web.1 - - hello"
+TRY_CREDENTIALS = ("test", "token")
 #: A frame to paste into a terminal; it has no line feed at its end.
 TRY_FRAME = f"{len(_TRY_MSG)} {_TRY_MSG}"
 
@@ -109,7 +114,7 @@ def makeService(options: Options) -> Service:
         environ = {
             "DEPLOY": "local",
             "PORT": "5000",
-            "TOKEN_MAP": "test:token",
+            "TOKEN_MAP": ":".join(TRY_CREDENTIALS),
             **{name: value for name, value in environ.items() if value},
             "FORWARD_DEST": "127.0.0.1:1",
         }
@@ -124,6 +129,18 @@ def _exit_with(problems: list[str]) -> NoReturn:
     for problem in problems:
         _to_stderr(f"logiss: {problem}")
     sys.exit(1)
+
+
+def _why_not_listening(error: CannotListenError) -> str:
+    cause = error.socketError
+    why = getattr(cause, "strerror", None) or str(cause)
+    where = f"cannot listen on {error.interface or '*'}:{error.port}: {why}"
+    number = getattr(cause, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f"PORT: {where}; end the process that listens there or take another"
+    if number == errno.EACCES:
+        return f"PORT: {where}; take one from 1024 on"
+    return f"LISTEN_HOST: {where}; set it to an address of this machine"
 
 
 def _to_stderr(text: str) -> None:
@@ -149,7 +166,7 @@ class _Daemon(Service):
         self._settings = settings
         self._twisted_events = twisted_events
         self._trying = trying
-        self._signalled = False
+        self._signalled_at: float | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         # The application, where twistd looks for who is to be told its events.
@@ -169,13 +186,7 @@ class _Daemon(Service):
             self._logiss = LogissService(reactor, self._settings, self._journal.write)
             self._logiss.startService()
         except CannotListenError as e:
-            _exit_with(
-                [
-                    f"PORT: cannot listen on {e.interface or '*'}:{e.port}: "
-                    f"{getattr(e.socketError, 'strerror', None) or e.socketError};"
-                    " is another process there?"
-                ]
-            )
+            _exit_with([_why_not_listening(e)])
         self._journal.on_dropped = self._logiss.events.lines_dropped
         self._twisted_events.attach(self._logiss.events)
         if self._trying:
@@ -192,7 +203,9 @@ class _Daemon(Service):
         return Destination("127.0.0.1", port.getHost().port)
 
     def _say_how_to_try(self) -> None:
-        user, token = self._settings.tokens[0]
+        # The one that everybody knows may be printed, an operator's may not.
+        known = self._settings.tokens[0] == TRY_CREDENTIALS
+        user, token = TRY_CREDENTIALS if known else ("USER", "TOKEN")
         _to_stderr(
             f"""
 logiss: FORWARD_DEST IS NOT SET. Frames go to an embedded receiver on
@@ -210,10 +223,14 @@ curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \\
             signal.signal(number, self._signal_received)
 
     def _signal_received(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
+        now = self._reactor.seconds()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        elif now - self._signalled_at > SAME_SIGNAL_SECONDS:
             # The operator does not want to wait for the drain.
             os._exit(128 + number)
-        self._signalled = True
+        else:
+            return
         self._reactor.callFromThread(self._shut_down, signal.Signals(number).name)
 
     def _shut_down(self, name: str) -> None:

@@ -218,6 +218,9 @@ class Pool:
             sorted([*alive, *self._queue], key=lambda delivery: delivery.deadline)
         )
         self._dispatch()
+        # A write that was given up is watched no more, but what it held is.
+        if self._timer is None:
+            self._watch_oldest()
 
     def _deadline_came(self) -> None:
         self._timer = None

@@ -270,12 +270,13 @@ class SenderFactory(ReconnectingClientFactory):
             closed.callback(None)
             return closed
         self._closed = closed
-        if self.sender is None:
+        sender = self.sender
+        if sender is None:
             self.connector.disconnect()
         else:
-            self.sender.close()
-            timer = self._clock.callLater(CLOSE_SECONDS, self.sender.abort)
+            timer = self._clock.callLater(CLOSE_SECONDS, sender.abort)
             closed.addCallback(lambda _: _stop(timer))
+            sender.close()
         return closed
 
     def _tell_closed(self) -> None:

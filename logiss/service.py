@@ -1,8 +1,8 @@
 """
 Builds the house from `Settings`; `stopService` drains it.
 
-The one room that knows all others. `makeService` is what ``twist`` and ``twistd``
-call; `LogissService` and `Forwarder` are for other Twisted applications.
+The one room that knows all others; only the doors are above it. `LogissService` and
+`Forwarder` are also for other Twisted applications.
 """
 
 import errno
@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
+    IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import LoopingCall, deferLater
@@ -33,7 +34,7 @@ from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.senders import SenderFactory
-from logiss.settings import Settings
+from logiss.settings import Destination, Settings
 from logiss.site import LogsSite
 from logiss.tls import tls_wrapper
 from logiss.web import LogsResource
@@ -63,13 +64,13 @@ class Forwarder(Service):
         reactor: IReactor,
         settings: Settings,
         events: EventLog,
-        metrics: Metrics,
+        metrics: Metrics | None = None,
     ) -> None:
         if settings.forward_dest is None:
             raise ValueError("settings.forward_dest is needed to forward")
+        metrics = metrics or Metrics()
         self._reactor = reactor
         self._settings = settings
-        self._metrics = metrics
         self.pool = Pool(reactor, settings.delivery_timeout_seconds, events, metrics)
         self._factories = [
             SenderFactory(i, self.pool, reactor, events, metrics)
@@ -87,12 +88,7 @@ class Forwarder(Service):
         for factory in self._factories:
             EndpointConnector(
                 self._reactor,
-                HostnameEndpoint(
-                    self._reactor,
-                    destination.host,
-                    destination.port,
-                    timeout=timeout_seconds,
-                ),
+                _endpoint(self._reactor, destination, timeout_seconds),
                 factory,
                 wrap,
                 timeout_seconds,
@@ -105,6 +101,17 @@ class Forwarder(Service):
         return gatherResults(
             [factory.close() for factory in self._factories]
         ).addCallback(lambda _: None)
+
+
+def _endpoint(
+    reactor: IReactor, destination: Destination, timeout_seconds: float
+) -> IStreamClientEndpoint:
+    # HostnameEndpoint refuses a name with an underscore, which no host has but
+    # many a container.
+    endpoint = TCP4ClientEndpoint if "_" in destination.host else HostnameEndpoint
+    return endpoint(
+        reactor, destination.host, destination.port, timeout=timeout_seconds
+    )
 
 
 def _plain(factory: ClientFactory[Any]) -> IProtocolFactory:

@@ -162,6 +162,11 @@ def read(environ: Mapping[str, str]) -> Settings:
             f" MAX_BODY_BYTES ({settings.max_body_bytes}): the largest body would"
             " never find room; raise it or lower MAX_BODY_BYTES"
         )
+    if settings.pem and settings.forward_dest and "_" in settings.forward_dest.host:
+        problems.append(
+            f"FORWARD_DEST: no certificate can be for {settings.forward_dest.host!r};"
+            " with PEMFILE it must be a name without '_'"
+        )
     # Rooms that are not built yet: to go on without them would serve something
     # else than what the operator has asked for.
     variable("DELIVERY", _parse_delivery, None)

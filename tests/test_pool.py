@@ -309,6 +309,22 @@ class BrokenTests(PoolTestCase):
         (healed,) = self.connect()
         self.assertEqual(healed.writes, [])
 
+    def test_keeps_deadline_behind_another(self) -> None:
+        """A payload that was given up together with an older one ends in time."""
+        (sender,) = self.connect()
+        self.deliver(b"0")
+        self.deliver(b"a")
+        self.clock.advance(1)
+        young = self.deliver(b"b")
+        sender.flush()
+        self.clock.advance(TIMEOUT_SECONDS - 1)
+        sender.break_off(self.pool)
+        self.clock.advance(0.999)
+        self.assertEqual(young(), [])
+        self.clock.advance(0.001)
+        self.assert_not_delivered(young())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_idle_connection(self) -> None:
         """A connection that breaks while idle is used no more."""
         (sender,) = self.connect()

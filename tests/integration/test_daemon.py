@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from logiss.daemon import SAME_SIGNAL_SECONDS
 from tests.front import framed, message, request, stamped
 from tests.integration.daemons import (
     BlockingClient,
@@ -207,6 +208,9 @@ def test_second_signal(tmp_path: Path) -> None:
         time.sleep(0.2)
         daemon.signal(signal.SIGTERM)
         wait_for(lambda: daemon.logged(at="drain"))
+        # At once it would be the same signal, sent to process and group.
+        daemon.signal(signal.SIGTERM)
+        time.sleep(2 * SAME_SIGNAL_SECONDS)
         assert daemon.process.poll() is None
         daemon.signal(signal.SIGTERM)
         assert daemon.wait(10) == 128 + signal.SIGTERM

@@ -1,0 +1,347 @@
+"""What the documents say is what the code does, where a machine can tell."""
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import skipIf
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from logiss import answers, frames, settings, stamp
+from logiss.daemon import TRY_CREDENTIALS
+from logiss.l2met import EventLog, PostFacts
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.rst"
+DOCUMENTS = [
+    README,
+    ROOT / "CHANGELOG.rst",
+    *sorted((ROOT / "docs").glob("*.rst")),
+    *sorted((ROOT / "newsfragments").glob("*.rst")),
+]
+
+REQUIRED = {
+    "DEPLOY": "local",
+    "PORT": "5000",
+    "FORWARD_DEST": "127.0.0.1:601",
+    "TOKEN_MAP": "app:logthis",
+}
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def docs(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+class Recording(Mapping[str, str]):
+    """An environment with nothing in it that records what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("settings must be asked for by name")
+
+    def __len__(self) -> int:
+        return 0
+
+
+def variables_read() -> set[str]:
+    environ = Recording()
+    try:
+        settings.read(environ)
+    except settings.SettingsError:
+        pass
+    return environ.asked
+
+
+def problems_of(name: str, value: str) -> list[str]:
+    """What is wrong with `name` when it has `value` and all else is right."""
+    try:
+        settings.read({**REQUIRED, name: value})
+    except settings.SettingsError as e:
+        return [p for p in e.problems if p.startswith(f"{name}:")]
+    return []
+
+
+def readme_defaults() -> dict[str, str]:
+    """The table of variables in the README."""
+    section = README.read_text().partition("\nVariables\n===")[2]
+    rows = re.findall(r"^``([A-Z_]+)``  +(\S+)  ", section, re.MULTILINE)
+    return {name: default.strip("`") for name, default in rows}
+
+
+def configuration_sections() -> dict[str, str]:
+    """The text on each variable in docs/configuration.rst."""
+    pieces = re.split(r"^([A-Z_]+)\n-+\n", docs("configuration.rst"), flags=re.M)
+    return dict(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+def fields(section: str, name: str) -> list[str]:
+    """The field `name` of a section, each on one line."""
+    found = re.findall(rf"^:{name}: (.*(?:\n    .*)*)", section, re.MULTILINE)
+    return [one_line(text) for text in found]
+
+
+class VariablesTests(SynchronousTestCase):
+    """The documents tell of the variables that are read, as they are read."""
+
+    def test_readme_has_all(self) -> None:
+        """The README's table has the variables that are read and no others."""
+        self.assertEqual(set(readme_defaults()), variables_read())
+
+    def test_configuration_has_all(self) -> None:
+        """docs/configuration.rst has them all and no others."""
+        self.assertEqual(set(configuration_sections()), variables_read())
+
+    def test_defaults_agree(self) -> None:
+        """README and docs/configuration.rst name the same default."""
+        sections = configuration_sections()
+        self.assertEqual(
+            {name: fields(text, "Default") for name, text in sections.items()},
+            {
+                name: [default if default in ("required", "none") else f"``{default}``"]
+                for name, default in readme_defaults().items()
+            },
+        )
+
+    def test_defaults_are_true(self) -> None:
+        """A variable set to its default gives what it gives when it is not set."""
+        unset = settings.read(REQUIRED)
+        stated = {
+            name: default
+            for name, default in readme_defaults().items()
+            if default not in ("required", "none")
+        }
+        self.assertEqual(settings.read({**REQUIRED, **stated}), unset)
+
+    def test_required_are_true(self) -> None:
+        """Exactly the variables that are called required cannot be left out."""
+        with self.assertRaises(settings.SettingsError) as raised:
+            settings.read({})
+        missed = {problem.partition(":")[0] for problem in raised.exception.problems}
+        required = {n for n, d in readme_defaults().items() if d == "required"}
+        self.assertEqual(required, missed)
+
+    def test_examples_are_accepted(self) -> None:
+        """Each example is good, but for files that are not here."""
+        examples = [
+            (name, value)
+            for name, text in configuration_sections().items()
+            for line in fields(text, "Examples")
+            for value in re.findall(r"``(.+?)``", line)
+            if name != "PEMFILE"
+        ]
+        self.assertGreater(len(examples), len(variables_read()))
+        wrong = [problems_of(*example) for example in examples]
+        self.assertEqual([found for found in wrong if found], [])
+
+    def test_errors_are_true(self) -> None:
+        """Each error is the one that the operator gets."""
+        unchecked = set()
+        for name, text in configuration_sections().items():
+            for line in fields(text, "Error"):
+                stated = re.fullmatch(rf"``{name}=(.*?)`` gives ``(.+)``", line)
+                if stated is None:
+                    unchecked.add(name)
+                else:
+                    self.assertEqual(problems_of(name, stated[1]), [stated[2]])
+        # The one fails when it listens, the other never.
+        self.assertEqual(unchecked, {"LISTEN_HOST", "HMAC_KEY"})
+
+
+class ReadmeTests(SynchronousTestCase):
+    """What the README tells a newcomer to do works."""
+
+    def test_commands_first(self) -> None:
+        """The two commands stand near the top."""
+        top = "\n".join(README.read_text().splitlines()[:30])
+        self.assertRegex(top, r"\bmake run\b")
+        self.assertRegex(top, r"\bmake test\b")
+
+    def test_frame(self) -> None:
+        """curl sends one whole frame, and what is printed for it is what is shown."""
+        text = README.read_text()
+        frame = re.search(r"--data-binary '([^']*)'", text)
+        assert frame is not None
+        body = frame[1].encode()
+        count, _, msg = body.partition(b" ")
+        self.assertEqual(int(count), len(msg))
+        batch = frames.rewrite(body, stamp.origin(b"127.0.0.1"))
+        self.assertEqual(batch.frames, 1)
+        shown = re.search(r"^ +(<190>.*)$", text, re.MULTILINE)
+        assert shown is not None
+        self.assertEqual(batch.octets.partition(b" ")[2].decode(), shown[1])
+
+    def test_credentials(self) -> None:
+        """curl's user and the port are those of ``--with-receiver``."""
+        text, source = README.read_text(), (ROOT / "logiss/daemon.py").read_text()
+        self.assertIn(f"curl -i -u '{':'.join(TRY_CREDENTIALS)}'", text)
+        self.assertIn("http://127.0.0.1:5000/logs", text)
+        self.assertIn('"PORT": "5000"', source)
+
+
+class AnswersTests(SynchronousTestCase):
+    """docs/http.rst and the README know every answer."""
+
+    def test_constants(self) -> None:
+        """Each constant answer stands in docs/http.rst with code and text."""
+        # Word by word, since the cells of a table wrap the texts.
+        page = one_line(docs("http.rst"))
+        for answer in vars(answers).values():
+            if isinstance(answer, answers.Answer):
+                self.assertRegex(page, rf"\b{answer.code}\b")
+                for words in answer.text.split():
+                    self.assertIn(words, page)
+
+    def test_codes(self) -> None:
+        """Each status that the code can answer stands in both."""
+        source = "".join(
+            (ROOT / "logiss" / name).read_text() for name in ("answers.py", "web.py")
+        )
+        http = import_module("twisted.web.http")
+        codes = {
+            getattr(http, name) for name in re.findall(r"http\.([A-Z_]{2,})", source)
+        }
+        self.assertTrue(codes >= {200, 400, 401, 413, 504})
+        readme = README.read_text().partition("\nStatuses\n===")[2]
+        for code in codes:
+            self.assertRegex(readme, rf"(?m)^{code} ")
+            self.assertRegex(docs("http.rst"), rf"\b{code}\b")
+
+
+class LogLinesTests(SynchronousTestCase):
+    """docs/log-lines.rst knows every line."""
+
+    def test_metrics(self) -> None:
+        """It has the names of metrics that are written and no others."""
+        post = PostFacts(b"d.1", b"192.0.2.4", b"abc")
+        calls: dict[str, tuple[Any, ...]] = {
+            "phase_reached": ("main", "start"),
+            "twisted_event": ("error", "twisted", "why"),
+            "lines_dropped": (1,),
+            "health_checked": (),
+            "post_succeeded": (post, 0.1, 0.1, 0.1, 0.1),
+            "post_failed": (post, 504, "why", 0.1),
+            "fields_cut": (
+                post,
+                {"hostname": 1, "app_name": 1, "procid": 1, "msgid": 1},
+            ),
+            "posts_summed": (1, 1),
+            "connect_attempted": (0,),
+            "connect_succeeded": (0, 0.1, "192.0.2.7:601"),
+            "connect_failed": (0, "why"),
+            "disconnected": (0,),
+            "write_failed": (0, b"abc", "why"),
+        }
+        methods = {name for name in vars(EventLog) if not name.startswith("_")}
+        self.assertEqual(set(calls), methods)
+        lines: list[str] = []
+        events = EventLog("local", lines.append)
+        for name, arguments in calls.items():
+            getattr(events, name)(*arguments)
+        metric = re.compile(r"(?:count|measure)#[a-z._-]*[a-z]")
+        self.assertEqual(
+            set(metric.findall(docs("log-lines.rst"))),
+            set(metric.findall(" ".join(lines))),
+        )
+
+    def test_phases(self) -> None:
+        """It has the phases that are reached and no others."""
+        source = "".join(path.read_text() for path in (ROOT / "logiss").glob("*.py"))
+        reached = re.findall(r'phase_reached\(\s*"([a-z]+)", "([a-z-]+)"', source)
+        told = re.findall(r"^``ns=([a-z]+) at=([a-z-]+)", docs("log-lines.rst"), re.M)
+        self.assertEqual(sorted(told), sorted(set(reached)))
+
+
+class DesignTests(SynchronousTestCase):
+    """docs/design.rst has every room."""
+
+    def test_rooms(self) -> None:
+        """Its table has each module once, with the module's own sentence."""
+        rows = re.findall(
+            r"^([0-5])      ``(\w+)`` +(.*(?:\n {24}.*)*)", docs("design.rst"), re.M
+        )
+        rooms = {path.stem for path in (ROOT / "logiss").glob("*.py")} - {"_version"}
+        self.assertEqual(sorted(name for _, name, _ in rows), sorted(rooms))
+        for floor, name, sentence in rows:
+            if floor != "5":
+                doc = one_line(import_module(f"logiss.{name}").__doc__ or "")
+                self.assertIn(plain(one_line(sentence)), plain(doc))
+
+
+def plain(text: str) -> str:
+    return text.replace("`", "")
+
+
+class LinksTests(SynchronousTestCase):
+    """No document points to what is not there."""
+
+    def test_targets(self) -> None:
+        """Each relative link and include is a file."""
+        found = 0
+        for document in DOCUMENTS:
+            text = document.read_text()
+            targets = re.findall(r"<([^<>\s`]+)>`_", text)
+            targets += re.findall(r"^\.\. literalinclude:: (\S+)", text, re.M)
+            for target in targets:
+                if not target.startswith("http"):
+                    found += 1
+                    self.assertTrue(
+                        (document.parent / target).is_file(), (document.name, target)
+                    )
+        self.assertGreater(found, 10)
+
+    def test_index(self) -> None:
+        """Every page is in the table of contents."""
+        pages = {path.name for path in (ROOT / "docs").glob("*.rst")} - {"index.rst"}
+        linked = set(re.findall(r"<([\w-]+\.rst)>`_", docs("index.rst")))
+        self.assertEqual(linked, pages)
+
+    def test_included_objects(self) -> None:
+        """Each object that is included is in the included file."""
+        for document in DOCUMENTS:
+            for target, name in re.findall(
+                r"^\.\. literalinclude:: (\S+)\n   :pyobject: (\w+)",
+                document.read_text(),
+                re.MULTILINE,
+            ):
+                included = (document.parent / target).read_text()
+                self.assertRegex(included, rf"(?m)^(?:class|def) {name}\b")
+
+
+class SyntaxTests(SynchronousTestCase):
+    """Every document is reStructuredText."""
+
+    @skipIf(find_spec("docutils") is None, "docutils is not installed")
+    def test_valid(self) -> None:
+        """docutils has nothing to say about any of them."""
+        core = import_module("docutils.core")
+        rst = import_module("docutils.parsers.rst")
+
+        class LiteralInclude(rst.Directive):  # type: ignore[misc, name-defined]
+            """Sphinx has it, docutils does not."""
+
+            required_arguments = 1
+            option_spec = {"pyobject": rst.directives.unchanged_required}
+
+            def run(self) -> list[Any]:
+                return []
+
+        rst.directives.register_directive("literalinclude", LiteralInclude)
+        for document in DOCUMENTS:
+            core.publish_doctree(
+                document.read_text(),
+                source_path=str(document),
+                settings_overrides={"halt_level": 1, "report_level": 5},
+            )
