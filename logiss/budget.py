@@ -40,7 +40,7 @@ class Budget:
             return succeed(None)
         if size > self._limit_bytes:
             return fail(NoRoom(f"{size} bytes never fit in {self._limit_bytes}"))
-        waiter: Deferred[None] = Deferred(self._forget)
+        waiter: Deferred[None] = Deferred(self._given_up)
         timer = self._clock.callLater(within_seconds, self._too_late, waiter)
         self._waiting.append((size, waiter, timer))
         return waiter
@@ -69,6 +69,10 @@ class Budget:
     def _too_late(self, waiter: Deferred[None]) -> None:
         self._forget(waiter)
         waiter.errback(NoRoom("no room in the memory budget"))
+        self._admit()
+
+    def _given_up(self, waiter: Deferred[None]) -> None:
+        self._forget(waiter)
         self._admit()
 
     def _forget(self, waiter: Deferred[None]) -> None:

@@ -45,7 +45,8 @@ def open_sink(fd: int) -> Sink:
 class Journal:
     """
     @param clock: for the end of the reactor turn and for trying again.
-    @param limit_bytes: of lines that wait.
+    @param limit_bytes: of lines that wait; ours are ASCII, others may count less
+        than their bytes.
     @param on_dropped: told how many lines were dropped, once there is room; it may
         write a line about that.
     """
@@ -83,6 +84,8 @@ class Journal:
 
     def flush(self) -> None:
         """Write what waits, as far as it is taken now."""
+        if not self.waiting:
+            return
         octets = self._rest
         if self._lines:
             octets += ("\n".join(self._lines) + "\n").encode("utf-8", "replace")

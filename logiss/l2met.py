@@ -27,8 +27,7 @@ def quoted(value: str | bytes) -> str:
         value = value[: 4 * VALUE_MAX].decode("utf-8", "replace")
     if len(value) > VALUE_MAX:
         value = value[:VALUE_MAX]
-    # JSON leaves DEL alone; a terminal does not.
-    return _encode(value).replace("\x7f", "\\u007f")
+    return _encode(value)
 
 
 def seconds(duration: float) -> str:

@@ -9,11 +9,13 @@ variable's name; none of them repeats a secret.
 
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import Factory, field, frozen
+from attrs import Factory, field, fields, frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 T = TypeVar("T")
@@ -99,8 +101,12 @@ class Settings:
 
     def describe(self) -> list[str]:
         """A line for each setting, secrets masked."""
-        inside = repr(self)[len("Settings(") : -1]
-        return re.split(r", (?=[a-z_]+=)", inside)
+        lines = []
+        for attribute in fields(Settings):
+            value = getattr(self, attribute.name)
+            shown = attribute.repr(value) if callable(attribute.repr) else repr(value)
+            lines.append(f"{attribute.name}={shown}")
+        return lines
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -120,6 +126,13 @@ def read(environ: Mapping[str, str]) -> Settings:
         if not text:
             if missing:
                 problems.append(f"{name}: is not set; {missing}")
+            return default
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # How the environment shows bytes that are no UTF-8. Not repeated, for
+            # it may be a secret.
+            problems.append(f"{name}: must be UTF-8 text; take the odd bytes out")
             return default
         try:
             return parse(text)
@@ -268,8 +281,6 @@ def parse_destination(text: str) -> Destination:
 
 
 def _is_ipv6(text: str) -> bool:
-    from ipaddress import AddressValueError, IPv6Address
-
     try:
         IPv6Address(text)
     except AddressValueError:
@@ -339,9 +350,12 @@ def parse_pem_file(path: str) -> BackendPEM:
     for i, block in enumerate(blocks, 1):
         try:
             certificates.append(x509.load_pem_x509_certificate(block))
-        except ValueError:
+        except (ValueError, UnsupportedAlgorithm):
             raise ValueError(f"certificate {i} in {path!r} cannot be read") from None
     keys = [found[0] for found in _PEM_KEY.finditer(pem)]
+    begun = len(re.findall(rb"-----BEGIN (?:CERTIFICATE|[A-Z0-9 ]*KEY)-----", pem))
+    if begun != len(blocks) + len(keys):
+        raise ValueError(f"{path!r} is cut off: a PEM block in it does not end")
     if not keys:
         return BackendPEM(path, tuple(blocks))
     if len(keys) > 1:
@@ -350,10 +364,10 @@ def parse_pem_file(path: str) -> BackendPEM:
         key = load_pem_private_key(keys[0], None)
     except TypeError:
         raise ValueError(f"the private key in {path!r} is encrypted") from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise ValueError(f"the private key in {path!r} cannot be read") from None
     public_key = key.public_key()
-    fitting = [i for i, c in enumerate(certificates) if c.public_key() == public_key]
+    fitting = [i for i, c in enumerate(certificates) if _public_key(c) == public_key]
     if not fitting:
         raise ValueError(f"no certificate in {path!r} fits its private key")
     ours = fitting[0]
@@ -370,6 +384,13 @@ def parse_pem_file(path: str) -> BackendPEM:
         if at.issuer != at.subject:
             chain.append(blocks[above[0]])
     return BackendPEM(path, tuple(blocks), blocks[ours], tuple(chain), keys[0])
+
+
+def _public_key(certificate: x509.Certificate) -> object:
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
 
 
 def _parse_delivery(text: str) -> None:

@@ -49,7 +49,7 @@ def metadata(
     deprecated_credential: bytes | None = None,
 ) -> bytes:
     """
-    The metadata element, or nothing when the query holds none of the parameters.
+    The metadata element, or nothing when there is no value for it.
 
     @param query: values by name; the first of each counts, an empty one does not.
     @param deprecated_credential: name of the credential in use, when it is one

@@ -79,7 +79,7 @@ def test_with_destination(tmp_path: Path) -> None:
 
 
 def test_receive(tmp_path: Path) -> None:
-    """`receive` prints each frame on a line, however it is cut and whatever is in it."""
+    """`receive` prints each frame on a line, whatever is in it."""
     arguments = [sys.executable, "-m", "logiss", "receive", "--port", "0"]
     with process(arguments, tmp_path) as receiver:
         wait_for(lambda: "receiving on" in (tmp_path / "err").read_text())

@@ -1,0 +1,565 @@
+"""
+Bodies in, corrected frames out: the vectors to the byte, and everything else
+against a slow second reading of the specification.
+"""
+
+import json
+import tracemalloc
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from attrs import astuple
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from logiss import stamp
+from logiss.frames import (
+    Batch,
+    BodyTooLarge,
+    FrameLimits,
+    MalformedFrame,
+    RefusedBody,
+    rewrite,
+)
+from logiss.receiver import FrameDecoder
+from tests import frames_oracle
+
+VECTORS: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("vectors.json").read_text()
+)["vectors"]
+
+ORIGIN = b'[origin ip="1.2.3.4"]'
+HEAD = b"<13>1 2013-06-07T13:17:49.468822+00:00 host heroku web.7 -"
+
+CUTS_OF = {
+    "HOSTNAME": (1, 0, 0, 0),
+    "APP-NAME": (0, 1, 0, 0),
+    "PROCID": (0, 0, 1, 0),
+    "MSGID": (0, 0, 0, 1),
+    None: (0, 0, 0, 0),
+}
+
+
+def counted(*frames: bytes) -> bytes:
+    """`frames`, octet-counted."""
+    return b"".join(b"%d %b" % (len(frame), frame) for frame in frames)
+
+
+def cuts_of(batch: Batch) -> tuple[int, ...]:
+    return (
+        batch.hostnames_cut,
+        batch.app_names_cut,
+        batch.procids_cut,
+        batch.msgids_cut,
+    )
+
+
+def decoded(octets: bytes, sizes: list[int]) -> list[bytes]:
+    """The frames of a stream that comes in pieces of `sizes`, in turn."""
+    decoder = FrameDecoder()
+    frames: list[bytes] = []
+    at, turn = 0, 0
+    while at < len(octets):
+        size = sizes[turn % len(sizes)]
+        frames += decoder.feed(octets[at : at + size])
+        at, turn = at + size, turn + 1
+    assert decoder.pending == 0, "the stream ends inside a frame"
+    return frames
+
+
+def vector_sd(vector: dict[str, Any]) -> bytes:
+    """What the post of `vector` is stamped with."""
+    sd = stamp.origin(vector.get("origin", "1.2.3.4").encode())
+    if "metadata_id" in vector:
+        deprecated = vector.get("deprecated_credential")
+        sd += stamp.metadata(
+            vector["metadata_id"].encode(),
+            parse_qs(vector.get("query", "").encode()),
+            [name.encode() for name in vector["query_params"]],
+            [name.encode() for name in vector["field_params"]],
+            None if deprecated is None else deprecated.encode(),
+        )
+    return sd
+
+
+class VectorsTests(SynchronousTestCase):
+    """The vectors of the specification hold to the byte."""
+
+    def test_vectors(self) -> None:
+        """Each vector's body becomes its output, or is refused."""
+        self.assertGreater(len(VECTORS), 60)
+        for vector in VECTORS:
+            with self.subTest(vector["name"]):
+                self.check(vector)
+
+    def check(self, vector: dict[str, Any]) -> None:
+        call = (
+            b64decode(vector["body"]),
+            vector_sd(vector),
+            b64decode(vector.get("drain_token", "")),
+            vector.get("keep_structured_data", False),
+        )
+        if vector["output"] is None:
+            with self.assertRaises(MalformedFrame):
+                rewrite(*call)
+            with self.assertRaises(frames_oracle.Refused):
+                frames_oracle.rewrite(*call)
+            return
+        batch = rewrite(*call)
+        self.assertEqual(batch.octets, b64decode(vector["output"]), vector["name"])
+        self.assertEqual(batch.frames, vector["frames"])
+        self.assertEqual(cuts_of(batch), CUTS_OF[vector.get("truncated")])
+        self.assertEqual(frames_oracle.rewrite(*call).octets, batch.octets)
+
+
+# What a header field may be made of: everything but the space that ends it.
+_field_bytes = st.integers(0, 255).filter(lambda byte: byte != 0x20)
+
+
+def _fields(most: int, *usual: bytes) -> st.SearchStrategy[bytes]:
+    around_the_limit = st.builds(
+        lambda byte, size: bytes([byte]) * size,
+        _field_bytes,
+        st.integers(most - 1, most + 2),
+    )
+    return st.one_of(
+        st.sampled_from([b"-", b"", *usual]),
+        st.lists(_field_bytes, max_size=8).map(bytes),
+        around_the_limit,
+    )
+
+
+_sd_pieces = st.sampled_from(
+    [
+        b"[a b=",
+        b'[a@1 b="c"]',
+        b'[a b="c" d="e"]',
+        b'[a b="\\"\\]\\\\"]',
+        b'[a b="\\\n"]',
+        b'[a b="]"]',
+        b'[a b=""]',
+        b"[a]",
+        b"[a ]",
+        b'[a  b="c"]',
+        b'[a b="c" ]',
+        b'[a="b"]',
+        b"[",
+        b"]",
+        b'"',
+        b"\\",
+        b" ",
+        b"- ",
+        b"-",
+        b"[" + b"n" * 32 + b' b="c"]',
+        b"[" + b"n" * 33 + b' b="c"]',
+        b"[a " + b"n" * 33 + b'="c"]',
+        b'[\xc3\xa4 b="c"]',
+        b'[a b="\xc3\xa4\x00\xff"]',
+    ]
+)
+_rests = st.one_of(
+    st.none(),
+    st.binary(max_size=40).map(lambda msg: b" " + msg),
+    st.binary(max_size=40).map(lambda msg: b" - " + msg),
+    st.lists(st.one_of(_sd_pieces, st.binary(max_size=3)), max_size=6).map(
+        lambda pieces: b" " + b"".join(pieces)
+    ),
+)
+_frames = st.builds(
+    lambda pri, time, host, app, procid, msgid, rest: (
+        b" ".join([pri, time, host, app, procid, msgid]) + (rest or b"")
+    ),
+    _fields(6, b"<13>1"),
+    _fields(30, b"2013-06-07T13:17:49Z"),
+    _fields(255, b"host", b"hosts"),
+    _fields(48, b"heroku"),
+    _fields(128, b"web.7"),
+    _fields(32),
+    _rests,
+)
+_stamps = st.sampled_from([b"", ORIGIN, ORIGIN + b'[m@1 a="b"]'])
+_tokens = st.one_of(
+    st.sampled_from([b"", b"d.1234", b"a b", b"d\x7f", b"d\n", b"\xc3\xa4", b"~!"]),
+    st.integers(254, 257).map(lambda size: b"t" * size),
+    st.binary(max_size=6),
+)
+_sizes = st.lists(st.integers(1, 50), min_size=1, max_size=5)
+
+
+class AgainstOracleTests(SynchronousTestCase):
+    """`rewrite` does what the slow reading of the specification does."""
+
+    def compare(self, body: bytes, sd: bytes, token: bytes, keep: bool) -> bool:
+        """
+        Both refuse, or both yield the same.
+
+        @return: whether the body was accepted.
+        """
+        try:
+            expected = frames_oracle.rewrite(body, sd, token, keep)
+        except frames_oracle.Refused:
+            with self.assertRaises(MalformedFrame):
+                rewrite(body, sd, token, keep)
+            return False
+        batch = rewrite(body, sd, token, keep)
+        self.assertEqual(batch.octets, expected.octets)
+        self.assertEqual(batch.frames, len(expected.frames))
+        self.assertEqual(cuts_of(batch), expected.cuts)
+        self.assertEqual(decoded(batch.octets, [7]), expected.frames)
+        return True
+
+    @settings(deadline=None)
+    @given(st.lists(_frames, max_size=6), _stamps, _tokens, st.booleans(), _sizes)
+    def test_any_frames_survive(
+        self,
+        frames: list[bytes],
+        sd: bytes,
+        token: bytes,
+        keep: bool,
+        sizes: list[int],
+    ) -> None:
+        """Well-formed frames come out, one for one, whatever they hold."""
+        self.assertTrue(self.compare(counted(*frames), sd, token, keep))
+        octets = rewrite(counted(*frames), sd, token, keep).octets
+        self.assertEqual(len(decoded(octets, sizes)), len(frames))
+
+    @settings(deadline=None)
+    @given(st.lists(st.binary(max_size=60), min_size=1, max_size=5), _sizes)
+    def test_messages_are_never_changed(
+        self, messages: list[bytes], sizes: list[int]
+    ) -> None:
+        """The bytes of a message are those that came, whatever they are."""
+        octets = rewrite(counted(*(HEAD + b" - " + m for m in messages)), ORIGIN).octets
+        self.assertEqual(
+            decoded(octets, sizes), [HEAD + b" " + ORIGIN + b" " + m for m in messages]
+        )
+
+    @settings(deadline=None, max_examples=40)
+    @given(st.lists(_frames, min_size=1, max_size=3), st.booleans())
+    def test_any_truncation(self, frames: list[bytes], keep: bool) -> None:
+        """A body cut off anywhere is refused whole, or ended between frames."""
+        body = counted(*frames)
+        for end in range(0, len(body), 1 + len(body) // 200):
+            self.compare(body[:end], ORIGIN, b"d.1", keep)
+
+    @settings(deadline=None, max_examples=300)
+    @given(
+        st.lists(_frames, min_size=1, max_size=3),
+        st.lists(
+            st.tuples(
+                st.sampled_from(["flip", "insert", "delete"]),
+                st.integers(0, 10_000),
+                st.one_of(
+                    st.sampled_from(b"0123456789 -[]\n\t+_"), st.integers(0, 255)
+                ),
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+        st.booleans(),
+    )
+    def test_any_mutation(
+        self, frames: list[bytes], mutations: list[tuple[str, int, int]], keep: bool
+    ) -> None:
+        """A body changed anywhere is refused whole, or is what it now says."""
+        body = bytearray(counted(*frames))
+        for kind, where, byte in mutations:
+            if not body:
+                break
+            at = where % len(body)
+            if kind == "flip":
+                body[at] = byte
+            elif kind == "insert":
+                body.insert(at, byte)
+            else:
+                del body[at]
+        self.compare(bytes(body), ORIGIN, b"d.1", keep)
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.lists(_sd_pieces, max_size=8).map(b"".join))
+    @example(b'[a b="c"]')
+    @example(b'[a b="c"] ')
+    @example(b'[a b="c"]x')
+    @example(b'- [a b="c"] x')
+    @example(b'[a b="c"] - x')
+    @example(b'[a b="c"][')
+    @example(b'[a b="c\\')
+    def test_any_structured_data(self, rest: bytes) -> None:
+        """Whatever looks a little like structured data is kept only if it is."""
+        body = counted(HEAD + b" " + rest, HEAD + b" - x")
+        self.assertTrue(self.compare(body, ORIGIN, b"", True))
+        self.assertTrue(self.compare(body, b"", b"", True))
+
+
+class RewriteTests(SynchronousTestCase):
+    """`rewrite` corrects frames and stamps them."""
+
+    def one(
+        self, rest: bytes, token: bytes = b"", keep: bool = False, sd: bytes = ORIGIN
+    ) -> bytes:
+        """What becomes of a frame with `rest` after its header."""
+        batch = rewrite(counted(HEAD + rest), sd, token, keep)
+        (frame,) = decoded(batch.octets, [len(batch.octets)])
+        return frame
+
+    def test_kept_structured_data(self) -> None:
+        """Complete elements join ours, and nothing else does."""
+        for rest, tail in [
+            (b' [a b="c"] hi', b'[a b="c"] hi'),
+            (b' [a b="c"][d e="f" g="h"] hi', b'[a b="c"][d e="f" g="h"] hi'),
+            (b' [a b="c"]', b'[a b="c"]'),
+            (b' [a b="c"] ', b'[a b="c"] '),
+            (b' [a b="c"]  hi', b'[a b="c"]  hi'),
+            (b' [a b="\\"\\]\\\\"] hi', b'[a b="\\"\\]\\\\"] hi'),
+            (b' [a b="\\c"] hi', b'[a b="\\c"] hi'),
+            (b' [a b=""] hi', b'[a b=""] hi'),
+            # nil comes before the elements: they are text
+            (b' - [a b="c"] hi', b' [a b="c"] hi'),
+            # the elements come to no end
+            (b' [a b="c"]hi', b' [a b="c"]hi'),
+            (b' [a b="c"][d] hi', b' [a b="c"][d] hi'),
+            (b' [a b="c"][d e="f', b' [a b="c"][d e="f'),
+            (b' [a b="c\\"] hi', b' [a b="c\\"] hi'),
+            (b' [a b="c]"] hi', b' [a b="c]"] hi'),
+            (b" [a] hi", b" [a] hi"),
+            (b" [INFO] hi", b" [INFO] hi"),
+            (b' [ b="c"] hi', b' [ b="c"] hi'),
+            (b' [a =""] hi', b' [a =""] hi'),
+            (b' [a  b="c"] hi', b' [a  b="c"] hi'),
+            (b'  [a b="c"] hi', b'  [a b="c"] hi'),
+        ]:
+            with self.subTest(rest):
+                self.assertEqual(self.one(rest, keep=True), HEAD + b" " + ORIGIN + tail)
+
+    def test_not_kept_by_default(self) -> None:
+        """Elements of a client are message text unless it is asked for."""
+        self.assertEqual(
+            self.one(b' [a b="c"] hi'), HEAD + b" " + ORIGIN + b' [a b="c"] hi'
+        )
+
+    def test_kept_without_stamp(self) -> None:
+        """Kept elements do not join a nil."""
+        self.assertEqual(
+            self.one(b' [a b="c"] hi', keep=True, sd=b""), HEAD + b' [a b="c"] hi'
+        )
+        self.assertEqual(self.one(b" hi", keep=True, sd=b""), HEAD + b" - hi")
+
+    def test_drain_token(self) -> None:
+        """A fit token takes the place of ``host``, an unfit one is ignored."""
+        for token, hostname in [
+            (b"d.1", b"d.1"),
+            (b"!~", b"!~"),
+            (b"", b"host"),
+            (b" ", b"host"),
+            (b"a b", b"host"),
+            (b"d.1\n", b"host"),
+            (b"d\x00", b"host"),
+            (b"d\x7f", b"host"),
+            ("dräin".encode(), b"host"),
+            (b"\xff", b"host"),
+        ]:
+            with self.subTest(token):
+                expected = HEAD.replace(b"host", hostname)
+                self.assertEqual(
+                    self.one(b" - x", token), expected + b" " + ORIGIN + b" x"
+                )
+
+    def test_long_drain_token(self) -> None:
+        """A token over 255 bytes is cut, and counted once for each frame."""
+        for size, cut in ((255, 0), (256, 1), (5000, 1)):
+            for procid in (b"web.7", b""):
+                with self.subTest((size, procid)):
+                    frame = HEAD.replace(b"web.7", procid)
+                    batch = rewrite(counted(frame, frame), ORIGIN, b"t" * size)
+                    self.assertEqual(cuts_of(batch), (2 * cut, 0, 0, 0))
+                    self.assertIn(b" " + b"t" * 255 + b" heroku", batch.octets)
+                    self.assertNotIn(b"t" * 256, batch.octets)
+
+    def test_only_exactly_host(self) -> None:
+        """A hostname that is not exactly ``host`` stays."""
+        for hostname in (b"Host", b"hosts", b"hos", b"", b"h" * 300):
+            with self.subTest(hostname):
+                frame = HEAD.replace(b"host", hostname)
+                octets = rewrite(counted(frame), ORIGIN, b"d.1").octets
+                self.assertNotIn(b"d.1", octets)
+
+    def test_all_cuts_counted(self) -> None:
+        """Each field over its limit is cut and counted, in each frame."""
+        frame = b" ".join(
+            [b"<1>1 t", b"h" * 256, b"a" * 49, b"p" * 129, b"m" * 33, b"x"]
+        )
+        batch = rewrite(counted(frame, HEAD, frame), ORIGIN)
+        self.assertEqual(cuts_of(batch), (2, 2, 2, 2))
+        self.assertEqual(
+            decoded(batch.octets, [1])[2],
+            b" ".join(
+                [
+                    b"<1>1 t",
+                    b"h" * 255,
+                    b"a" * 48,
+                    b"p" * 128,
+                    b"m" * 32,
+                    ORIGIN,
+                    b"x",
+                ]
+            ),
+        )
+
+    def test_nothing_to_forward(self) -> None:
+        """A body of white space is a batch of no frames."""
+        for body in (b"", b" ", b"\n", b" \t\r\n\x0b\x0c" * 100):
+            with self.subTest(body):
+                self.assertEqual(astuple(rewrite(body, ORIGIN)), (b"", 0, 0, 0, 0, 0))
+
+    def test_hostile_brackets(self) -> None:
+        """A megabyte that is nearly structured data, all the way, is done with."""
+        wide = FrameLimits(frame_bytes=4 * 1024 * 1024, batch_bytes=8 * 1024 * 1024)
+        size = 1024 * 1024
+        for piece in (
+            b"[",
+            b"[a",
+            b"[a ",
+            b'[a b="',
+            b"\\",
+            b'[a b="c"',
+            b'[a b="c"]',
+            b'[a b="\\"',
+            b'" a="',
+        ):
+            with self.subTest(piece):
+                start = b'[a b="' if piece in (b"\\", b'" a="') else b""
+                rest = start + piece * (size // len(piece)) + b"x"
+                octets = rewrite(
+                    counted(HEAD + b" " + rest), ORIGIN, b"", True, wide
+                ).octets
+                # None of them is structured data in the end: all of it is text.
+                self.assertEqual(octets, counted(HEAD + b" " + ORIGIN + b" " + rest))
+
+    def test_many_hostile_frames(self) -> None:
+        """Frames by the ten thousand, each nearly structured data, are done with."""
+        rest = b'[a b="c"][' * 5
+        count = 20_000
+        batch = rewrite(counted(*[HEAD + b" " + rest] * count), ORIGIN, b"", True)
+        self.assertEqual(
+            batch.octets, counted(*[HEAD + b" " + ORIGIN + b" " + rest] * count)
+        )
+
+    def test_nothing_allocated_on_the_word_of_a_length(self) -> None:
+        """A tiny body that announces a gigabyte costs next to nothing."""
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for length in (b"999999999", b"131072", b"9" * 5000):
+            with self.subTest(length[:10]), self.assertRaises(MalformedFrame):
+                tracemalloc.reset_peak()
+                before, _ = tracemalloc.get_traced_memory()
+                try:
+                    rewrite(length + b" " + HEAD + b" - x", ORIGIN)
+                finally:
+                    _, peak = tracemalloc.get_traced_memory()
+                    self.assertLess(peak - before, 64 * 1024)
+
+
+class LimitsTests(SynchronousTestCase):
+    """What is over a limit is refused, what is at it is not."""
+
+    frame = HEAD + b" - hi"
+
+    def test_frame_in(self) -> None:
+        """A frame that comes in too large is refused, though it would shrink."""
+        # All the fat is in a field that is cut to 255 bytes.
+        frame = HEAD.replace(b"host", b"h" * 1000)
+        self.assertEqual(
+            rewrite(counted(frame), b"", limits=FrameLimits(len(frame))).frames, 1
+        )
+        with self.assertRaises(BodyTooLarge):
+            rewrite(counted(frame), b"", limits=FrameLimits(len(frame) - 1))
+
+    def test_frame_out(self) -> None:
+        """A frame that its stamp makes too large is refused."""
+        size = len(HEAD + b" " + ORIGIN + b" hi")
+        self.assertGreater(size, len(self.frame))
+        body = counted(self.frame)
+        self.assertEqual(rewrite(body, ORIGIN, limits=FrameLimits(size)).frames, 1)
+        with self.assertRaises(BodyTooLarge):
+            rewrite(body, ORIGIN, limits=FrameLimits(size - 1))
+
+    def test_default_frame_bytes(self) -> None:
+        """By default no frame over 131,072 bytes leaves."""
+        room = 131_072 - len(HEAD + b" " + ORIGIN + b" ")
+        octets = rewrite(counted(HEAD + b" " + b"x" * room), ORIGIN).octets
+        self.assertTrue(octets.startswith(b"131072 "))
+        with self.assertRaises(BodyTooLarge):
+            rewrite(counted(HEAD + b" " + b"x" * (room + 1)), ORIGIN)
+
+    def test_frames(self) -> None:
+        """So many frames and no more."""
+        body = counted(*[self.frame] * 3)
+        self.assertEqual(rewrite(body, ORIGIN, limits=FrameLimits(frames=3)).frames, 3)
+        with self.assertRaises(BodyTooLarge):
+            rewrite(body, ORIGIN, limits=FrameLimits(frames=2))
+
+    def test_default_frames(self) -> None:
+        """By default a post has at most 100,000 frames."""
+        frame = b"< t h a p m"
+        self.assertEqual(rewrite(counted(frame) * 100_000, b"").frames, 100_000)
+        with self.assertRaises(BodyTooLarge):
+            rewrite(counted(frame) * 100_001, b"")
+
+    def test_batch(self) -> None:
+        """What comes out of a small body with a large stamp is bounded."""
+        frames = 10
+        size = frames * len(HEAD + b" " + ORIGIN + b" hi")
+        body = counted(*[self.frame] * frames)
+        self.assertEqual(
+            rewrite(body, ORIGIN, limits=FrameLimits(batch_bytes=size)).frames, frames
+        )
+        with self.assertRaises(BodyTooLarge):
+            rewrite(body, ORIGIN, limits=FrameLimits(batch_bytes=size - 1))
+
+
+class MessagesTests(SynchronousTestCase):
+    """A refusal says on one line which frame it is about, and where."""
+
+    def refusal(self, body: bytes, limits: FrameLimits | None = None) -> str:
+        with self.assertRaises(RefusedBody) as caught:
+            rewrite(body, ORIGIN, limits=limits or FrameLimits())
+        message = str(caught.exception)
+        self.assertTrue(message.isprintable(), message)
+        return message
+
+    def test_frame_and_byte(self) -> None:
+        """Frames count from 1, bytes from 0."""
+        good = counted(HEAD + b" - hi")
+        at = len(good)
+        for bad, why in [
+            (b"what", "no length"),
+            (b"\x1b[2J\r\n\x00\xff", "no length"),
+            (b"064 " + HEAD, "no length"),
+            (b"9999 " + HEAD, "9999 but only 58 bytes follow"),
+            (b"7 <13>1 t", "end before MSGID"),
+        ]:
+            for before, where in [
+                (b"", "frame 1 at byte 0"),
+                (good, f"frame 2 at byte {at}"),
+                (good * 2, f"frame 3 at byte {2 * at}"),
+            ]:
+                with self.subTest((bad, where)):
+                    message = self.refusal(before + bad)
+                    self.assertTrue(message.startswith(where), message)
+                    self.assertIn(why, message)
+
+    def test_frame_too_large(self) -> None:
+        """The frame that is too large is named, with the limit."""
+        good = counted(HEAD + b" - hi")
+        message = self.refusal(good + counted(HEAD + b"x" * 200), FrameLimits(150))
+        self.assertIn(f"frame 2 at byte {len(good)} ", message)
+        self.assertIn("150 bytes", message)
+
+    def test_other_limits(self) -> None:
+        """Numbers of frames and bytes over their limits are named."""
+        body = counted(*[HEAD] * 3)
+        self.assertIn("2 frames", self.refusal(body, FrameLimits(frames=2)))
+        self.assertIn("99 bytes", self.refusal(body, FrameLimits(batch_bytes=99)))

@@ -1,0 +1,349 @@
+"""Log lines are what l2met reads, whatever clients have sent."""
+
+import inspect
+from collections.abc import Callable
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from logiss.l2met import EventLog, PostFacts, quoted, seconds
+from tests.l2met_grammar import parse
+
+POST = PostFacts(b"d.1", b"1.2.3.4", b"abc")
+NOTHING_KNOWN = PostFacts(None, None, None)
+
+
+def written(call: Callable[[EventLog], None], source: str = "local") -> str:
+    """The one line that `call` writes."""
+    lines: list[str] = []
+    call(EventLog(source, lines.append))
+    (line,) = lines
+    return line
+
+
+def succeed(events: EventLog, post: PostFacts = POST) -> None:
+    events.post_succeeded(
+        post,
+        fixer_seconds=0.000041,
+        post_seconds=0.003,
+        send_seconds=0.000006,
+        wait_seconds=0.002,
+    )
+
+
+class EventLogTests(SynchronousTestCase):
+    """Each event has its line."""
+
+    table: list[tuple[Callable[[EventLog], None], str]] = [
+        (lambda log: log.phase_reached("main", "start"), "ns=main at=start"),
+        (
+            lambda log: log.phase_reached("main", "shutdown-signal", signal="SIGTERM"),
+            'ns=main at=shutdown-signal signal="SIGTERM"',
+        ),
+        (
+            lambda log: log.phase_reached("http", "listen", port=5000, host="a"),
+            'ns=http at=listen port=5000 host="a"',
+        ),
+        (
+            lambda log: log.twisted_event("warn", "twisted.web", 'a "b"\nc'),
+            r'ns=twisted level=warn logger=twisted.web message="a \"b\"\nc"',
+        ),
+        (
+            lambda log: log.twisted_event("warn", "a b", ""),
+            'ns=twisted level=warn logger="a b" message=""',
+        ),
+        (lambda log: log.lines_dropped(7), "count#log-iss.log.dropped=7"),
+        (lambda log: log.health_checked(), "count#log-iss.http.health.get=1"),
+        (
+            succeed,
+            # Word for word as specified, but for the number of decimals.
+            'count#log-iss.http.logs.post.success=1 logdrain_token="d.1"'
+            " measure#log-iss.http.logs.fixer-func.duration=0.000041s"
+            " measure#log-iss.http.logs.post.duration=0.003000s"
+            " measure#log-iss.http.logs.send.duration=0.000006s"
+            " measure#log-iss.http.logs.wait.duration=0.002000s"
+            ' remote_addr="1.2.3.4" request_id="abc"',
+        ),
+        (
+            lambda log: succeed(log, NOTHING_KNOWN),
+            "count#log-iss.http.logs.post.success=1"
+            " measure#log-iss.http.logs.fixer-func.duration=0.000041s"
+            " measure#log-iss.http.logs.post.duration=0.003000s"
+            " measure#log-iss.http.logs.send.duration=0.000006s"
+            " measure#log-iss.http.logs.wait.duration=0.002000s",
+        ),
+        (
+            lambda log: log.post_failed(POST, 504, "Not delivered", 5.0),
+            'count#log-iss.http.logs.post.error=1 logdrain_token="d.1"'
+            " measure#log-iss.http.logs.post.duration=5.000000s"
+            ' post.code=504 post.error="Not delivered"'
+            ' remote_addr="1.2.3.4" request_id="abc"',
+        ),
+        (
+            lambda log: log.post_failed(NOTHING_KNOWN, 401, 'say "who"', 0.0),
+            "count#log-iss.http.logs.post.error=1"
+            " measure#log-iss.http.logs.post.duration=0.000000s"
+            r' post.code=401 post.error="say \"who\""',
+        ),
+        (
+            lambda log: log.fields_cut(POST, {"hostname": 0, "procid": 2, "msgid": 1}),
+            "count#log-iss.http.logs.procid.truncated=2"
+            " count#log-iss.http.logs.msgid.truncated=1"
+            ' logdrain_token="d.1" remote_addr="1.2.3.4" request_id="abc"',
+        ),
+        (
+            lambda log: log.posts_summed(12, 345),
+            "count#log-iss.http.logs.frames.delivered=345"
+            " count#log-iss.http.logs.post.success=12",
+        ),
+        (
+            lambda log: log.connect_attempted(0),
+            "count#log-iss.forwarder.connect.attempt=1 id=0",
+        ),
+        (
+            lambda log: log.connect_succeeded(3, 0.001, "::1:5"),
+            "count#log-iss.forwarder.connect.success=1"
+            " measure#log-iss.forwarder.connect.duration=0.001000s"
+            ' id=3 remote_addr="::1:5"',
+        ),
+        (
+            lambda log: log.connect_failed(1, 'no "route"'),
+            r'count#log-iss.forwarder.connect.error=1 id=1 message="no \"route\""',
+        ),
+        (
+            lambda log: log.disconnected(2),
+            "count#log-iss.forwarder.disconnect.success=1 id=2",
+        ),
+        (
+            lambda log: log.write_failed(2, b"abc", "reset"),
+            "count#log-iss.forwarder.write.error=1 id=2"
+            ' request_id="abc" message="reset"',
+        ),
+        (
+            lambda log: log.write_failed(2, None, "reset"),
+            'count#log-iss.forwarder.write.error=1 id=2 message="reset"',
+        ),
+    ]
+
+    def test_lines(self) -> None:
+        """Each line is the one documented, and l2met reads it."""
+        for call, expected in self.table:
+            with self.subTest(expected):
+                line = written(call)
+                self.assertEqual(line, f"app=log-iss source=local {expected}")
+                parse(line)
+
+    def test_all_events(self) -> None:
+        """An event that is not in the table is noticed here."""
+        code = "".join(inspect.getsource(call) for call, _ in self.table)
+        for name in vars(EventLog):
+            if not name.startswith("_"):
+                self.assertIn(f".{name}(", code + inspect.getsource(succeed))
+
+    def test_source(self) -> None:
+        """A label is bare when it can be and quoted when it must."""
+        for source, shown in [
+            ("local", "local"),
+            ("eu-1.example.com:5/a_b+c@d", "eu-1.example.com:5/a_b+c@d"),
+            ("a b", '"a b"'),
+            ("a=b", '"a=b"'),
+            ("x count#y=1", '"x count#y=1"'),
+            ("é", r'"\u00e9"'),
+            ("", '""'),
+        ]:
+            with self.subTest(source):
+                line = written(lambda log: log.health_checked(), source)
+                self.assertTrue(line.startswith(f"app=log-iss source={shown} count#"))
+                self.assertEqual(parse(line)["source"], source)
+
+
+def shown(value: bytes) -> str:
+    """What a line says of `value`."""
+    return value.decode("utf-8", "replace")[:256]
+
+
+_hostile = st.one_of(
+    st.binary(max_size=30),
+    st.lists(
+        st.sampled_from(
+            [
+                b'"',
+                b"\\",
+                b"\n",
+                b"\r",
+                b" ",
+                b"=",
+                b" count#x=1 ",
+                b'" count#x=1 y="',
+                b"\x00",
+                b"\x1b[2J",
+                b"\x7f",
+                b"\xed\xa0\x80",  # a lone surrogate
+                b"\xff",
+                b"\xc3",
+                "\u2028é😀\x85".encode(),
+                b"\\u0022",
+            ]
+        ),
+        max_size=8,
+    ).map(b"".join),
+    st.builds(
+        lambda before, piece, count: before + piece * count,
+        st.binary(max_size=4),
+        st.sampled_from([b"x", b"\xff", b'"', "😀".encode(), "é".encode()]),
+        st.integers(200, 1200),
+    ),
+)
+_values = st.one_of(st.none(), _hostile)
+
+
+class HostileValuesTests(SynchronousTestCase):
+    """Nothing that a client supplies ends its value or starts a metric."""
+
+    def assert_inert(self, line: str, expected: dict[str, str]) -> None:
+        """`line` has what is expected behind app and source, in that order."""
+        self.assertTrue(line.isascii() and line.isprintable(), line)
+        # l2met skips a line with any other escape.
+        escapes = iter(line)
+        for character in escapes:
+            if character == "\\":
+                self.assertIn(next(escapes), '"\\/bfnrtu')
+        pairs = list(parse(line).items())
+        self.assertEqual(
+            pairs, [("app", "log-iss"), ("source", "local"), *expected.items()]
+        )
+
+    @settings(deadline=None, max_examples=200)
+    @given(_values, _values, _values)
+    @example(b"", b"", b"")
+    def test_posts(
+        self, token: bytes | None, address: bytes | None, request_id: bytes | None
+    ) -> None:
+        """Token, address and request id are values, in each line of a post."""
+        post = PostFacts(token, address, request_id)
+        start = {} if token is None else {"logdrain_token": shown(token)}
+        end = {} if address is None else {"remote_addr": shown(address)}
+        if request_id is not None:
+            end["request_id"] = shown(request_id)
+
+        logs = "log-iss.http.logs"
+        self.assert_inert(
+            written(lambda log: succeed(log, post)),
+            {
+                f"count#{logs}.post.success": "1",
+                **start,
+                f"measure#{logs}.fixer-func.duration": "0.000041s",
+                f"measure#{logs}.post.duration": "0.003000s",
+                f"measure#{logs}.send.duration": "0.000006s",
+                f"measure#{logs}.wait.duration": "0.002000s",
+                **end,
+            },
+        )
+        self.assert_inert(
+            written(lambda log: log.post_failed(post, 400, "why", 1.5)),
+            {
+                f"count#{logs}.post.error": "1",
+                **start,
+                f"measure#{logs}.post.duration": "1.500000s",
+                "post.code": "400",
+                "post.error": "why",
+                **end,
+            },
+        )
+        self.assert_inert(
+            written(lambda log: log.fields_cut(post, {"procid": 3})),
+            {f"count#{logs}.procid.truncated": "3", **start, **end},
+        )
+
+    @settings(deadline=None)
+    @given(_hostile, st.text(max_size=300))
+    @example(b"x", "\ud800 \udcff")
+    def test_messages(self, request_id: bytes, message: str) -> None:
+        """What a backend's error or a library says is a value."""
+        forwarder = "log-iss.forwarder"
+        self.assert_inert(
+            written(lambda log: log.write_failed(0, request_id, message)),
+            {
+                f"count#{forwarder}.write.error": "1",
+                "id": "0",
+                "request_id": shown(request_id),
+                "message": message[:256],
+            },
+        )
+        self.assert_inert(
+            written(lambda log: log.connect_failed(0, message)),
+            {
+                f"count#{forwarder}.connect.error": "1",
+                "id": "0",
+                "message": message[:256],
+            },
+        )
+        self.assert_inert(
+            written(lambda log: log.twisted_event(message, message, message)),
+            {
+                "ns": "twisted",
+                "level": message[:256],
+                "logger": message[:256],
+                "message": message[:256],
+            },
+        )
+        self.assert_inert(
+            written(lambda log: log.post_failed(NOTHING_KNOWN, 400, message, 0)),
+            {
+                "count#log-iss.http.logs.post.error": "1",
+                "measure#log-iss.http.logs.post.duration": "0.000000s",
+                "post.code": "400",
+                "post.error": message[:256],
+            },
+        )
+
+    def test_very_long(self) -> None:
+        """However much a client sends, a line stays short."""
+        for piece in (b"x", b"\xff", b"\x00", "😀".encode()):
+            value = piece * 1_000_000
+            line = written(lambda log: succeed(log, PostFacts(value, value, value)))  # noqa: B023
+            # Three values of 256 characters, of at most twelve bytes each.
+            self.assertLess(len(line), 3 * 256 * 12 + 500)
+            self.assertEqual(parse(line)["request_id"], shown(value[:2000]))
+
+
+class ValuesTests(SynchronousTestCase):
+    """Values are written as l2met reads them."""
+
+    def test_quoted(self) -> None:
+        """Only the escapes of JSON, and only ASCII."""
+        table: list[tuple[str | bytes, str]] = [
+            ("", '""'),
+            ("a", '"a"'),
+            (b"a", '"a"'),
+            ('"\\/', r'"\"\\/"'),
+            ("\b\f\n\r\t", r'"\b\f\n\r\t"'),
+            ("\x00\x1b\x7f", r'"\u0000\u001b\u007f"'),
+            ("é😀", r'"\u00e9\ud83d\ude00"'),
+            (b"\xff", r'"\ufffd"'),
+            (b"\xed\xa0\x80", r'"\ufffd\ufffd\ufffd"'),
+            ("\ud800", r'"\ud800"'),
+        ]
+        for value, expected in table:
+            with self.subTest(value):
+                self.assertEqual(quoted(value), expected)
+
+    def test_cut(self) -> None:
+        """A value is cut at 256 characters, not inside one."""
+        self.assertEqual(quoted("x" * 256), '"' + "x" * 256 + '"')
+        self.assertEqual(quoted("x" * 257), '"' + "x" * 256 + '"')
+        self.assertEqual(quoted("😀".encode() * 300), '"' + r"\ud83d\ude00" * 256 + '"')
+
+    def test_seconds(self) -> None:
+        """A duration starts with a digit and ends with its unit, always."""
+        for duration, expected in [
+            (0.0, "0.000000s"),
+            (1e-7, "0.000000s"),
+            (0.000041, "0.000041s"),
+            (5, "5.000000s"),
+            (123456.75, "123456.750000s"),
+            (-0.5, "0.000000s"),
+        ]:
+            with self.subTest(duration):
+                self.assertEqual(seconds(duration), expected)

@@ -1,0 +1,554 @@
+"""The environment becomes settings, or a line for each mistake in it."""
+
+import tempfile
+from base64 import encodebytes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import trustme
+from attrs import fields
+from attrs.exceptions import FrozenInstanceError
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from logiss.credentials import Credentials
+from logiss.settings import (
+    MASK,
+    BackendPEM,
+    Destination,
+    Settings,
+    SettingsError,
+    read,
+)
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+FLAGS = ["1", "true", "yes", "on", "TRUE", "Yes", "oN"]
+FLAGS += ["0", "false", "no", "off", "False", "OFF"]
+
+REQUIRED = {
+    "DEPLOY": "local",
+    "PORT": "5000",
+    "FORWARD_DEST": "localhost:5001",
+    "TOKEN_MAP": "ada:s3cret",
+}
+
+
+class ReadTestCase(SynchronousTestCase):
+    def read(self, **variables: str) -> Settings:
+        return read({**REQUIRED, **variables})
+
+    def problems(self, environ: Mapping[str, str]) -> list[str]:
+        """What is wrong with `environ`; each is one line."""
+        with self.assertRaises(SettingsError) as caught:
+            read(environ)
+        problems: list[str] = caught.exception.problems
+        self.assertEqual(str(caught.exception).splitlines(), problems)
+        for problem in problems:
+            self.assertTrue(problem.isprintable(), problem)
+        return problems
+
+    def problem(self, name: str, value: str) -> str:
+        """The one thing that is wrong when `name` is `value`."""
+        (problem,) = self.problems({**REQUIRED, name: value})
+        self.assertTrue(problem.startswith(f"{name}: "), problem)
+        return problem
+
+
+class ReadTests(ReadTestCase):
+    """`read` takes what is right and names what is wrong."""
+
+    def test_defaults(self) -> None:
+        """With nothing but what is required, the rest is as documented."""
+        self.assertEqual(
+            self.read(),
+            Settings(
+                deploy="local",
+                tokens=(("ada", "s3cret"),),
+                port=5000,
+                listen_host=None,
+                forward_dest=Destination("localhost", 5001),
+                forward_dest_connect_timeout_seconds=10.0,
+                forward_count=4,
+                delivery_timeout_seconds=5.0,
+                enforce_ssl=False,
+                pem=None,
+                hmac_key=None,
+                metadata_id=None,
+                query_params=(),
+                field_params=(),
+                keep_structured_data=False,
+                max_body_bytes=16 * MIB,
+                max_inflight_bytes=256 * MIB,
+                log_successes=True,
+            ),
+        )
+
+    def test_all_fields_are_tested(self) -> None:
+        """A new setting is noticed here."""
+        self.assertEqual(
+            {f.name for f in fields(Settings)},
+            {field for _, _, field, _ in self.good} | {"pem"},
+        )
+
+    good: list[tuple[str, str, str, Any]] = [
+        ("DEPLOY", "eu-1 production", "deploy", "eu-1 production"),
+        ("PORT", "0", "port", 0),
+        ("PORT", "65535", "port", 65_535),
+        ("PORT", " 80 ", "port", 80),
+        ("LISTEN_HOST", "127.0.0.1", "listen_host", "127.0.0.1"),
+        ("FORWARD_DEST", "a:1", "forward_dest", Destination("a", 1)),
+        (
+            "FORWARD_DEST",
+            "syslog.example.com:6514",
+            "forward_dest",
+            Destination("syslog.example.com", 6514),
+        ),
+        ("FORWARD_DEST", "a.b.:1", "forward_dest", Destination("a.b.", 1)),
+        ("FORWARD_DEST", "my_host-1:1", "forward_dest", Destination("my_host-1", 1)),
+        ("FORWARD_DEST", "10.0.0.1:1", "forward_dest", Destination("10.0.0.1", 1)),
+        ("FORWARD_DEST", "[::1]:65535", "forward_dest", Destination("::1", 65_535)),
+        (
+            "FORWARD_DEST",
+            "[2001:db8::A]:5",
+            "forward_dest",
+            Destination("2001:db8::A", 5),
+        ),
+        (
+            "FORWARD_DEST",
+            "[fe80::1%eth0]:5",
+            "forward_dest",
+            Destination("fe80::1%eth0", 5),
+        ),
+        (
+            "FORWARD_DEST",
+            "[::ffff:1.2.3.4]:5",
+            "forward_dest",
+            Destination("::ffff:1.2.3.4", 5),
+        ),
+        *(
+            (name, text, field, seconds)
+            for name, field in (
+                (
+                    "FORWARD_DEST_CONNECT_TIMEOUT",
+                    "forward_dest_connect_timeout_seconds",
+                ),
+                ("DELIVERY_TIMEOUT", "delivery_timeout_seconds"),
+            )
+            for text, seconds in (
+                ("7", 7.0),
+                ("4.5", 4.5),
+                (".5", 0.5),
+                ("10s", 10.0),
+                ("500ms", 0.5),
+                ("1m", 60.0),
+                ("1m30s", 90.0),
+                ("1h0.5m", 3630.0),
+                ("1000us", 0.001),
+                ("24h", 86_400.0),
+            )
+        ),
+        ("FORWARD_COUNT", "1", "forward_count", 1),
+        ("FORWARD_COUNT", "1000", "forward_count", 1000),
+        ("TOKEN_MAP", "a:b", "tokens", (("a", "b"),)),
+        ("TOKEN_MAP", "a:b,c:d", "tokens", (("a", "b"), ("c", "d"))),
+        ("TOKEN_MAP", "a:b,a:c", "tokens", (("a", "b"), ("a", "c"))),
+        ("TOKEN_MAP", "a:b, c:d", "tokens", (("a", "b"), ("c", "d"))),
+        ("TOKEN_MAP", "a:b:c:", "tokens", (("a", "b:c:"),)),
+        ("TOKEN_MAP", "a:b,c|d:e", "tokens", (("a", "b,c"), ("d", "e"))),
+        ("TOKEN_MAP", "zoë:€", "tokens", (("zoë", "€"),)),
+        *(
+            (name, text, field, text.strip().lower() in ("1", "true", "yes", "on"))
+            for name, field in (
+                ("ENFORCE_SSL", "enforce_ssl"),
+                ("KEEP_STRUCTURED_DATA", "keep_structured_data"),
+            )
+            for text in FLAGS
+        ),
+        ("HMAC_KEY", "a key", "hmac_key", b"a key"),
+        ("METADATA_ID", "metadata@123", "metadata_id", b"metadata@123"),
+        ("METADATA_ID", "m" * 32, "metadata_id", b"m" * 32),
+        ("LOG_ISS_QUERY_PARAMS", "a;b", "query_params", (b"a", b"b")),
+        ("LOG_ISS_QUERY_PARAMS", " a ; b ;", "query_params", (b"a", b"b")),
+        ("LOG_ISS_FIELD_PARAMS", "b;a", "field_params", (b"b", b"a")),
+        ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
+        ("MAX_BODY_BYTES", "12345", "max_body_bytes", 12_345),
+        ("MAX_BODY_BYTES", "3 KiB", "max_body_bytes", 3 * KIB),
+        ("MAX_BODY_BYTES", "256MiB", "max_body_bytes", 256 * MIB),
+        ("MAX_INFLIGHT_BYTES", "2gib", "max_inflight_bytes", 2 * GIB),
+        ("MAX_INFLIGHT_BYTES", "16MiB", "max_inflight_bytes", 16 * MIB),
+        ("REQUEST_LOG", "all", "log_successes", True),
+        ("REQUEST_LOG", "errors", "log_successes", False),
+    ]
+
+    def test_good(self) -> None:
+        """Each variable sets its field, and no other."""
+        defaults = self.read()
+        for name, value, field, expected in self.good:
+            with self.subTest((name, value)):
+                settings = self.read(**{name: value})
+                self.assertEqual(getattr(settings, field), expected)
+                for other in fields(Settings):
+                    if other.name != field:
+                        self.assertEqual(
+                            getattr(settings, other.name),
+                            getattr(defaults, other.name),
+                        )
+
+    bad: list[tuple[str, list[str], str]] = [
+        ("PORT", ["-1", "65536", "80.0", "http", "+80", "8_0", "٨٠", "1e3"], "65535"),
+        (
+            "FORWARD_DEST",
+            [
+                "localhost",
+                "localhost:",
+                ":5001",
+                "localhost:port",
+                "localhost:+1",
+                "localhost:123456",
+                "::1:5001",
+                "[::1]",
+                "[::1:5001",
+                "http://a:1",
+                "tcp://a:1",
+                "a:1/",
+                "a b:1",
+                "-a:1",
+                "a-:1",
+                "a..b:1",
+                ".a:1",
+                "ä:1",
+                "a" * 64 + ":1",
+                "user@a:1",
+                "a\nb:1",
+            ],
+            "host:port",
+        ),
+        ("FORWARD_DEST", ["a:0", "a:65536", "[::1]:0"], "from 1 to 65535"),
+        ("FORWARD_DEST", ["[1.2.3.4]:5", "[::1::2]:5", "[1:2]:5"], "IPv6"),
+        ("FORWARD_DEST", ["relp://a:1", "relp+tls://a:1"], "use host:port"),
+        ("FORWARD_DEST", ["a:1,b:1"], "use one host:port"),
+        *(
+            (name, ["ten", "-1", "+1", "1d", "1 m", "1s500", "1,5", "٣", "nan"], "10s")
+            for name in ("FORWARD_DEST_CONNECT_TIMEOUT", "DELIVERY_TIMEOUT")
+        ),
+        *(
+            (name, ["0", "0s", "999us", "24h1s", "9" * 400], "1ms to 24h")
+            for name in ("FORWARD_DEST_CONNECT_TIMEOUT", "DELIVERY_TIMEOUT")
+        ),
+        ("FORWARD_COUNT", ["0", "-1", "1001", "four", "1.0", "1_0"], "1 to 1000"),
+        ("TOKEN_MAP", ["ada", "ada:", ":s3cret", ":", "|"], "entry 1 must be user:"),
+        ("TOKEN_MAP", ["a:b,c", "a:b,", "a:b|c,d"], "entry 2 must be user:token"),
+        *(
+            (name, ["2", "ja", "y", "-", "truee", "0.0"], "1/true/yes/on")
+            for name in ("ENFORCE_SSL", "KEEP_STRUCTURED_DATA")
+        ),
+        ("METADATA_ID", ["a b", "a=b", 'a"', "a]", "ä", "m" * 33, "a\x7f"], "32 print"),
+        ("METADATA_ID", ["origin"], "must not be 'origin'"),
+        ("LOG_ISS_QUERY_PARAMS", ["a b", "a;b=c", "a;" + "b" * 33], "32 print"),
+        ("LOG_ISS_FIELD_PARAMS", ["a]", "ä;b", "a\nb"], "32 print"),
+        *(
+            (name, ["0", "-1", "1.5", "16MB", "MiB", "1e6", "1_0", "٣"], "KiB, MiB")
+            for name in ("MAX_BODY_BYTES", "MAX_INFLIGHT_BYTES")
+        ),
+        ("MAX_INFLIGHT_BYTES", ["1", "16777215"], "MAX_BODY_BYTES"),
+        ("REQUEST_LOG", ["none", "error", "1"], "'all' or 'errors'"),
+        ("DELIVERY", ["acked", "Sent", "relp"], "'sent'"),
+        ("REDIS_URL", ["redis://a"], "use TOKEN_MAP"),
+    ]
+
+    def test_bad(self) -> None:
+        """Each mistake is one line that names the variable and says what to do."""
+        for name, values, said in self.bad:
+            for value in values:
+                with self.subTest((name, value)):
+                    self.assertIn(said, self.problem(name, value))
+
+    def test_required(self) -> None:
+        """What must be set and is not is said, with what to set it to."""
+        for environ in ({}, dict.fromkeys(REQUIRED, ""), dict.fromkeys(REQUIRED, " ")):
+            problems = self.problems(environ)
+            self.assertEqual(
+                {problem.partition(":")[0] for problem in problems}, set(REQUIRED)
+            )
+            for problem in problems:
+                self.assertRegex(problem, "^[A-Z_]+: is not set; set it to ")
+
+    def test_all_at_once(self) -> None:
+        """Every mistake is said at once, each on a line of its own."""
+        environ = {name: values[0] for name, values, _ in self.bad}
+        environ["PEMFILE"] = "/nonexistent/pem"
+        problems = self.problems(environ)
+        self.assertEqual(
+            sorted(problem.partition(":")[0] for problem in problems),
+            sorted({"DEPLOY", "PEMFILE", *(name for name, _, _ in self.bad)}),
+        )
+
+    def test_body_larger_than_budget(self) -> None:
+        """A body that never finds room is a mistake, whichever is set."""
+        (problem,) = self.problems({**REQUIRED, "MAX_BODY_BYTES": "257MiB"})
+        self.assertTrue(problem.startswith("MAX_INFLIGHT_BYTES: "), problem)
+        self.assertIn("MAX_BODY_BYTES", problem)
+
+    def test_empty_is_not_set(self) -> None:
+        """A variable that is set to nothing has its default."""
+        names = {name for name, _, _ in self.bad} | {"PEMFILE", "HMAC_KEY", "REDIS_URL"}
+        empty = dict.fromkeys(names - set(REQUIRED), "")
+        self.assertEqual(self.read(**empty), self.read())
+
+    def test_delivery_of_this_version(self) -> None:
+        """The one level of delivery there is may be asked for."""
+        self.assertEqual(self.read(DELIVERY="sent"), self.read())
+
+    def test_others_ignored(self) -> None:
+        """Variables of others do not matter."""
+        self.assertEqual(self.read(PATH="/bin", HOME="/"), self.read())
+
+    def test_frozen(self) -> None:
+        """Settings do not change."""
+        settings = self.read()
+        for field in fields(Settings):
+            with self.assertRaises(FrozenInstanceError):
+                setattr(settings, field.name, None)
+        assert settings.forward_dest is not None
+        for name in ("host", "port"):
+            with self.assertRaises(FrozenInstanceError):
+                setattr(settings.forward_dest, name, None)
+        hash(settings)
+
+    def test_destination_as_text(self) -> None:
+        """A destination is shown as it is set."""
+        for text in ("a.b:1", "[::1]:2", "10.0.0.1:3"):
+            self.assertEqual(str(self.read(FORWARD_DEST=text).forward_dest), text)
+
+
+class SecretsTests(ReadTestCase):
+    """No secret is ever shown."""
+
+    secrets = ("hunter2", "swordfish", "opensesame")
+
+    def assert_none_in(self, text: str) -> None:
+        for secret in self.secrets:
+            self.assertNotIn(secret, text)
+
+    def test_described(self) -> None:
+        """Settings show that there are secrets, not which."""
+        settings = self.read(TOKEN_MAP="a:hunter2,b:swordfish", HMAC_KEY="opensesame")
+        for text in (repr(settings), str(settings), "\n".join(settings.describe())):
+            self.assert_none_in(text)
+        self.assertIn(f"tokens={MASK}", settings.describe())
+        self.assertIn(f"hmac_key={MASK}", settings.describe())
+
+    def test_each_described(self) -> None:
+        """The description shows each setting."""
+        lines = self.read(LOG_ISS_QUERY_PARAMS="a;b").describe()
+        named = [line.partition("=")[0] for line in lines]
+        for field in fields(Settings):
+            self.assertIn(field.name, named)
+        self.assertIn("query_params=(b'a', b'b')", lines)
+        self.assertIn("hmac_key=None", lines)
+
+    def test_mistakes(self) -> None:
+        """What is said of a mistake does not repeat a secret."""
+        for name, value in [
+            ("TOKEN_MAP", "hunter2"),
+            ("TOKEN_MAP", "a:hunter2,swordfish"),
+            ("TOKEN_MAP", "a:hunter2|swordfish:|b:opensesame"),
+            ("TOKEN_MAP", ":hunter2"),
+            ("REDIS_URL", "redis://a:hunter2@host"),
+        ]:
+            with self.subTest((name, value)):
+                self.assert_none_in(self.problem(name, value))
+
+    def test_mistakes_elsewhere(self) -> None:
+        """Mistakes in other variables do not bring secrets up."""
+        environ = {
+            "TOKEN_MAP": "a:hunter2",
+            "HMAC_KEY": "opensesame",
+            "REDIS_URL": "redis://:swordfish@host",
+            "PORT": "x",
+        }
+        for problem in self.problems(environ):
+            self.assert_none_in(problem)
+
+    def test_not_utf8(self) -> None:
+        """Secrets that are not UTF-8 are refused with a line, or can be used."""
+        # os.environ decodes with surrogateescape, so this is the byte 0xff.
+        for name, value in [("TOKEN_MAP", "ada:hunter\udcff"), ("HMAC_KEY", "k\udcff")]:
+            with self.subTest(name):
+                try:
+                    settings = self.read(**{name: value})
+                except SettingsError as e:
+                    self.assertNotIn("udcff", str(e))
+                    self.assertIn("UTF-8", str(e))
+                else:
+                    Credentials.from_tokens(settings.hmac_key or b"k", settings.tokens)
+
+
+class PEMFileTests(ReadTestCase):
+    """PEMFILE says whom to trust, and who we are if it has a key."""
+
+    root = trustme.CA()
+    middle = root.create_child_ca()
+    leaf = middle.issue_cert("logiss.example.com")
+    leaf_pem, middle_pem = (pem.bytes() for pem in leaf.cert_chain_pems[:2])
+    key_pem = leaf.private_key_pem.bytes()
+    root_pem = root.cert_pem.bytes()
+    other_pem = trustme.CA().cert_pem.bytes()
+
+    def write(self, *blocks: bytes) -> str:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name) / "backend.pem"
+        path.write_bytes(b"".join(blocks))
+        return str(path)
+
+    def pem(self, *blocks: bytes) -> BackendPEM:
+        pem = self.read(PEMFILE=self.write(*blocks)).pem
+        assert pem is not None
+        return pem
+
+    def refusal(self, *blocks: bytes) -> str:
+        """What is said; it names the file and repeats no line of its key."""
+        path = self.write(*blocks)
+        problem = self.problem("PEMFILE", path)
+        self.assertIn(path, problem)
+        for line in self.key_pem.decode().splitlines()[1:-1]:
+            self.assertNotIn(line, problem)
+        return problem
+
+    def test_one_authority(self) -> None:
+        """A certificate alone is whom to trust."""
+        path = self.write(self.root_pem)
+        self.assertEqual(
+            self.read(PEMFILE=path).pem, BackendPEM(path, (self.root_pem,))
+        )
+
+    def test_bundle(self) -> None:
+        """Each certificate of a bundle is trusted, with text around them."""
+        pem = self.pem(b"# ours\n", self.root_pem, b"\ntheirs\n", self.other_pem, b"#")
+        self.assertEqual(pem.authorities, (self.root_pem, self.other_pem))
+        self.assertIsNone(pem.certificate)
+        self.assertIsNone(pem.private_key)
+
+    def test_key_and_certificate(self) -> None:
+        """A key and the certificate that it fits are ours, wherever they stand."""
+        for blocks in (
+            (self.root_pem, self.key_pem, self.leaf_pem),
+            (self.key_pem, self.leaf_pem, self.root_pem),
+            (self.leaf_pem, self.root_pem, self.key_pem),
+        ):
+            pem = self.pem(*blocks)
+            self.assertEqual(pem.certificate, self.leaf_pem)
+            self.assertEqual(pem.private_key, self.key_pem)
+            self.assertEqual(pem.chain, ())
+            self.assertEqual(
+                pem.authorities, tuple(b for b in blocks if b != self.key_pem)
+            )
+
+    def test_chain(self) -> None:
+        """What leads from ours to its root is the chain, without the root."""
+        second = self.middle.create_child_ca()
+        leaf = second.issue_cert("logiss.example.com")
+        leaf_pem, second_pem, middle_pem = (p.bytes() for p in leaf.cert_chain_pems)
+        self.assertEqual(middle_pem, self.middle_pem)
+        for blocks in (
+            [leaf_pem, second_pem, middle_pem, self.root_pem],
+            [self.root_pem, self.other_pem, middle_pem, leaf_pem, second_pem],
+            [second_pem, leaf_pem, middle_pem],
+        ):
+            pem = self.pem(leaf.private_key_pem.bytes(), *blocks)
+            self.assertEqual(pem.certificate, leaf_pem)
+            self.assertEqual(pem.chain, (second_pem, middle_pem))
+            self.assertEqual(pem.authorities, tuple(blocks))
+
+    def test_key_formats(self) -> None:
+        """A key may be PKCS#8 as well."""
+        pkcs8 = load_pem_private_key(self.key_pem, None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        self.assertIn(b"BEGIN PRIVATE KEY", pkcs8)
+        self.assertEqual(self.pem(self.leaf_pem, pkcs8).private_key, pkcs8)
+
+    def test_unreadable(self) -> None:
+        """A file that cannot be read is said, and why."""
+        problem = self.problem("PEMFILE", "/nonexistent/backend.pem")
+        self.assertIn("cannot read '/nonexistent/backend.pem'", problem)
+        self.assertIn("No such file", problem)
+        folder = str(Path(self.write(b"")).parent)
+        self.assertIn("Is a directory", self.problem("PEMFILE", folder))
+
+    def test_no_certificate(self) -> None:
+        """A file without a certificate is of no use."""
+        for blocks in ([], [b"hello\n"], [self.key_pem], [b"\xff\x00" * 50]):
+            self.assertIn("no certificate", self.refusal(*blocks))
+
+    def test_garbage_certificate(self) -> None:
+        """The certificate that cannot be read is named by its place."""
+        for content in (b"bm8=", b"!!!!", b""):
+            garbage = (
+                b"-----BEGIN CERTIFICATE-----\n"
+                + content
+                + b"\n-----END CERTIFICATE-----\n"
+            )
+            self.assertIn("certificate 2 ", self.refusal(self.root_pem, garbage))
+
+    def test_key_that_fits_none(self) -> None:
+        """A key without its certificate is a mistake."""
+        self.assertIn("fits", self.refusal(self.root_pem, self.key_pem))
+
+    def test_two_keys(self) -> None:
+        """Of two keys one must go."""
+        self.assertIn(
+            "2 private keys",
+            self.refusal(self.leaf_pem, self.key_pem, self.key_pem),
+        )
+
+    def test_encrypted_key(self) -> None:
+        """A key that asks for a passphrase cannot be used."""
+        key = load_pem_private_key(self.key_pem, None)
+        for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
+            encrypted = key.private_bytes(
+                Encoding.PEM, form, BestAvailableEncryption(b"x")
+            )
+            self.assertIn("encrypted", self.refusal(self.leaf_pem, encrypted))
+
+    def test_garbage_key(self) -> None:
+        """A key that cannot be read is said."""
+        for label in (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY"):
+            garbage = b"-----BEGIN %b-----\nbm8=\n-----END %b-----\n" % (label, label)
+            self.assertIn("cannot be read", self.refusal(self.leaf_pem, garbage))
+
+    def test_unknown_kind_of_key(self) -> None:
+        """A key of a kind that is not known is said."""
+        # PKCS#8 with the algorithm 1.2.3.4
+        unknown = bytes.fromhex("300f020100300506032a03040403616263")
+        garbage = (
+            b"-----BEGIN PRIVATE KEY-----\n"
+            + encodebytes(unknown)
+            + b"-----END PRIVATE KEY-----\n"
+        )
+        self.refusal(self.leaf_pem, garbage)
+
+    def test_key_not_shown(self) -> None:
+        """Neither the settings nor their description show the key."""
+        settings = self.read(
+            PEMFILE=self.write(self.leaf_pem, self.middle_pem, self.key_pem)
+        )
+        for text in (
+            repr(settings),
+            str(settings),
+            repr(settings.pem),
+            "\n".join(settings.describe()),
+        ):
+            self.assertNotIn("PRIVATE KEY", text)
+            for line in self.key_pem.decode().splitlines()[1:-1]:
+                self.assertNotIn(line, text)
+            self.assertIn("authorities=<2>", text)
