@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from OpenSSL import SSL
-from service_identity import VerificationError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import (
     ConnectError,
     ConnectionAborted,
@@ -54,12 +53,19 @@ RECONNECT_SECONDS_MAX = 5.0
 _BACKOFF_FACTOR = 1.6
 _JITTER = 0.3
 
+#: How long a backend may take to refuse us after a TLS 1.3 handshake, when it sends
+#: no session ticket that would tell sooner.
+CONFIRM_SECONDS = 0.25
 #: How long a closing connection may take until it is aborted.
 CLOSE_SECONDS = 1.0
 
 
 class ConnectionBroken(Exception):
     """The connection ended before everything had left; says how."""
+
+
+class ConnectionRefusedByUs(Exception):
+    """The backend is not whom we want to talk to; says why."""
 
 
 class ISender(Interface):
@@ -115,6 +121,8 @@ class SyslogSender(Protocol):
         self._sent: Deferred[None] | None = None
         self._registering = False
         self._is_tls = False
+        self._confirmed = False
+        self._confirming: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self._is_tls = ISSLTransport.providedBy(self.transport)
@@ -126,12 +134,26 @@ class SyslogSender(Protocol):
             self.factory.sender_connected(self)
 
     def handshakeCompleted(self) -> None:
-        # Twisted calls this even when it has just refused the certificate's name.
-        if not self.transport.disconnecting:
-            self.factory.sender_connected(self)
+        if self.transport.is_confirmed_by_handshake:
+            self.session_confirmed()
+        else:
+            self._confirming = self.factory.call_later(
+                CONFIRM_SECONDS, self.session_confirmed
+            )
+
+    def session_confirmed(self) -> None:
+        """The backend has accepted the TLS session, as far as can be known."""
+        # Twisted says that a handshake is completed even when it has just refused
+        # the certificate.
+        if self._confirmed or self.transport.is_over or self.transport.disconnecting:
+            return
+        self._confirmed = True
+        self.factory.sender_connected(self)
 
     def send(self, chunks: Sequence[bytes]) -> Deferred[None]:
         assert self._sent is None, "one send at a time"
+        if self._is_tls and self.transport.is_over:
+            return fail(ConnectionBroken("the backend ended the TLS session"))
         sent = self._sent = Deferred()
         self.transport.writeSequence(chunks)
         self._registering = True
@@ -146,8 +168,11 @@ class SyslogSender(Protocol):
             return
         if self._is_tls and self.transport.holds_cleartext():
             return
-        sent, self._sent = self._sent, None
         self._tcp.unregisterProducer()
+        if self._is_tls and self.transport.is_over:
+            # What was written last may have been dropped; connectionLost follows.
+            return
+        sent, self._sent = self._sent, None
         sent.callback(None)
 
     def stopProducing(self) -> None:
@@ -171,6 +196,8 @@ class SyslogSender(Protocol):
         return getattr(self.transport, "refusal", "")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._confirming is not None:
+            _stop(self._confirming)
         self.factory.sender_lost(self, reason)
         if self._sent is not None:
             sent, self._sent = self._sent, None
@@ -198,6 +225,7 @@ class SenderFactory(ReconnectingClientFactory):
         self.clock = cast(Any, clock)
         # The policy is `reconnect_seconds`, not the base class's own.
         self.jitter = cast(Any, None)
+        self.call_later = clock.callLater
         self.connector: Any = None
         self._sender_id = sender_id
         self._owner = owner
@@ -238,7 +266,7 @@ class SenderFactory(ReconnectingClientFactory):
             self._events.disconnected(self._sender_id)
             self._owner.sender_lost(sender)
         elif sender.refusal:
-            reason = Failure(ConnectError(string=sender.refusal))
+            reason = Failure(ConnectionRefusedByUs(sender.refusal))
         self.connector.connection_lost(reason, was_usable)
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
@@ -288,8 +316,6 @@ class SenderFactory(ReconnectingClientFactory):
 def describe(reason: Failure) -> str:
     """Why a connection failed or ended, on one line."""
     error = reason.value
-    if isinstance(error, VerificationError):
-        return "TLS: the backend's certificate is for another name than FORWARD_DEST's"
     if isinstance(error, SSL.Error):
         # A queue of (library, function, reason), or a system call's (number, name).
         queue = error.args[0] if error.args else ()
@@ -301,6 +327,8 @@ def describe(reason: Failure) -> str:
         return "the backend closed the connection"
     if isinstance(error, ConnectionAborted):
         return "the connection was given up"
+    if isinstance(error, ConnectionRefusedByUs):
+        return str(error)
     if isinstance(error, (ConnectionLost, ConnectError, DNSLookupError, TimeoutError)):
         return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,11 +6,18 @@ of FORWARD_DEST (RFC 6125).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_PEM, X509
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import (
+    verify_certificate_hostname,
+    verify_certificate_ip_address,
+)
 from twisted.internet import ssl
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IProtocolFactory,
@@ -23,11 +30,40 @@ from zope.interface import implementer
 from logiss.settings import BackendPEM
 
 
+class IConfirmable(Protocol):
+    """A protocol that wants to know when the backend has accepted the session."""
+
+    def session_confirmed(self) -> None:
+        """Something has come in the session, so the backend lives with it."""
+
+
 class ClientTLS(TLSMemoryBIOProtocol):
     """TLS that writes at once; Twisted's default keeps small writes for a turn."""
 
     #: Why the backend's certificate was refused, when OpenSSL has refused it.
     refusal = ""
+
+    def dataReceived(self, data: bytes) -> None:
+        was_shaken = self._handshakeDone
+        super().dataReceived(data)
+        if was_shaken and not self.is_over:
+            cast(IConfirmable, self.wrappedProtocol).session_confirmed()
+
+    @property
+    def is_over(self) -> bool:
+        """
+        Whether the session has ended. From then on Twisted drops what is written,
+        a turn before it says so by connectionLost.
+        """
+        return self._lostTLSConnection
+
+    @property
+    def is_confirmed_by_handshake(self) -> bool:
+        """
+        Whether the backend has accepted us when the handshake is done. In TLS 1.3
+        it refuses a client certificate only after that.
+        """
+        return bool(self.getHandle().get_protocol_version() < SSL.TLS1_3_VERSION)
 
     def holds_cleartext(self) -> bool:
         """Whether bytes wait to be encrypted until the backend has been read."""
@@ -50,8 +86,9 @@ _VERIFY_ERRORS = {
 class _ExplainingCreator:
     """Remembers why OpenSSL refuses a certificate; its own error does not say."""
 
-    def __init__(self, creator: IOpenSSLClientConnectionCreator) -> None:
+    def __init__(self, creator: IOpenSSLClientConnectionCreator, host: str) -> None:
         self._creator = creator
+        self._host = host
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         assert isinstance(protocol, ClientTLS)
@@ -60,14 +97,41 @@ class _ExplainingCreator:
         def verified(
             _: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
         ) -> bool:
+            why = ""
             if not ok:
-                name = certificate.get_subject().CN or "without a common name"
                 why = _VERIFY_ERRORS.get(error, f"was refused (X509_V_ERR {error})")
-                protocol.refusal = f"TLS: the backend's certificate {name!r} {why}"
-            return bool(ok)
+            elif depth == 0 and not _is_for(certificate, self._host):
+                why = f"is for another name than {self._host!r}"
+            if why:
+                protocol.refusal = (
+                    f"TLS: the backend's certificate{_name_of(certificate)} {why}"
+                )
+            return not protocol.refusal
 
+        # This takes the place of Twisted's own callback, which may be where Twisted
+        # checks the name: hence the check above.
         connection.set_verify(SSL.VERIFY_PEER, verified)
         return connection
+
+
+def _is_for(certificate: X509, host: str) -> bool:
+    checked = certificate.to_cryptography()
+    try:
+        if isIPAddress(host) or isIPv6Address(host):
+            verify_certificate_ip_address(checked, host)
+        else:
+            verify_certificate_hostname(checked, host)
+    except (VerificationError, CertificateError):
+        return False
+    return True
+
+
+def _name_of(certificate: X509) -> str:
+    """The common name of a certificate, to stand behind the word."""
+    names = certificate.to_cryptography().subject.get_attributes_for_oid(
+        NameOID.COMMON_NAME
+    )
+    return f" {str(names[0].value)!r}" if names else ""
 
 
 def tls_wrapper(
@@ -89,10 +153,10 @@ def tls_wrapper(
         more["extraCertChain"] = [
             ssl.Certificate.loadPEM(block).original for block in pem.chain
         ]
+    host = host.rstrip(".")
     creator = _ExplainingCreator(
-        ssl.optionsForClientTLS(
-            host.rstrip("."), authorities, ours, extraCertificateOptions=more
-        )
+        ssl.optionsForClientTLS(host, authorities, ours, extraCertificateOptions=more),
+        host,
     )
 
     def wrap(factory: ClientFactory[Any]) -> IProtocolFactory:

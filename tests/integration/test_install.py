@@ -1,0 +1,216 @@
+"""
+What a user gets from ``pip install``: the commands, from any directory, and one
+line for each mistake in the configuration.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+_TREE = Path(__file__).parents[2]
+_NOT_SOURCE = shutil.ignore_patterns(
+    ".*", "*.egg-info", "build", "dist", "__pycache__", "dropin.cache", "_trial_temp*"
+)
+_COMMAND_SECONDS = 60.0
+_INSTALL_SECONDS = 300.0
+
+
+def _run(
+    command: list[str],
+    cwd: Path,
+    environ: Mapping[str, str],
+    seconds: float = _COMMAND_SECONDS,
+) -> subprocess.CompletedProcess[str]:
+    """Run `command` with nothing but `environ`; it is killed when it hangs."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={"PATH": os.defpath, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+class Installed:
+    """
+    A virtual environment of its own with logiss and what its metadata asks for.
+
+    Everything is installed as a user would: build isolation, dependencies from the
+    package index. Borrowing this environment's packages would be faster, and would
+    hide a dependency that the metadata forgets or a plugin that is not packaged.
+    """
+
+    def __init__(self, folder: Path, *pip_flags: str) -> None:
+        self.source = folder / "source"
+        self.outside = folder / "elsewhere"
+        self.outside.mkdir(parents=True)
+        self._bin = folder / "venv" / "bin"
+        # A build leaves things behind in the tree; not in ours.
+        shutil.copytree(_TREE, self.source, ignore=_NOT_SOURCE)
+        self._install([sys.executable, "-m", "venv", str(folder / "venv")])
+        pip = [str(self._bin / "python"), "-m", "pip", "install", "--quiet"]
+        self._install([*pip, *pip_flags, str(self.source)])
+
+    def _install(self, command: list[str]) -> None:
+        # pip is told by the environment where its index and proxies are.
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        done = _run(command, self.outside, environ, _INSTALL_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment from outside the source tree."""
+        return _run([str(self._bin / name), *arguments], self.outside, {})
+
+
+@pytest.fixture(scope="module", params=["plain", "editable"])
+def installed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Installed:
+    flags = ["--editable"] if request.param == "editable" else []
+    installed = Installed(tmp_path_factory.mktemp(request.param), *flags)
+    where = installed.run("python", "-c", "import logiss; print(logiss.__file__)")
+    is_in_source = where.stdout.startswith(f"{installed.source}{os.sep}")
+    assert is_in_source == (request.param == "editable"), where
+    return installed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "twist logiss --help",
+        "twistd -n logiss --help",
+        "twistd logiss --help",
+        "python -m logiss run --help",
+        "logiss run --help",
+    ],
+)
+def test_help(installed: Installed, command: str) -> None:
+    """The daemon can be started in each of these ways."""
+    done = installed.run(*command.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--with-receiver" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["python -m logiss --help", "logiss --help"])
+def test_subcommands(installed: Installed, command: str) -> None:
+    """The ``logiss`` command lists what it can do."""
+    done = installed.run(*command.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run " in done.stdout
+    assert "receive " in done.stdout
+
+
+def test_plugin_listed(installed: Installed) -> None:
+    """Both of Twisted's runners know the plugin."""
+    for runner in ("twist", "twistd"):
+        done = installed.run(runner, "--help")
+        assert done.returncode == 0
+        assert "logiss " in done.stdout
+
+
+# The mistakes do not depend on how logiss was installed: these run what is tested.
+
+
+def _twist(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return _run([sys.executable, "-m", "twisted", "logiss"], folder, environ)
+
+
+def _refusals(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a refused start says."""
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_nothing_set(tmp_path: Path) -> None:
+    """Each required variable that is not set is named on a line of its own."""
+    lines = _refusals(_twist(tmp_path))
+    assert sorted(line.split(": ")[:2] for line in lines) == [
+        ["logiss", name] for name in ("DEPLOY", "FORWARD_DEST", "PORT", "TOKEN_MAP")
+    ]
+
+
+def test_all_mistakes_at_once(tmp_path: Path) -> None:
+    """Wrong values are named together with what is missing."""
+    lines = _refusals(
+        _twist(tmp_path, DEPLOY="test", PORT="http", FORWARD_DEST="nowhere")
+    )
+    assert sorted(line.split(": ")[1] for line in lines) == [
+        "FORWARD_DEST",
+        "PORT",
+        "TOKEN_MAP",
+    ]
+
+
+@pytest.mark.parametrize(
+    "token_map",
+    ["dan:hunter2,hunter2", "hunter2", "dan:hunter2|:hunter2", "dan:hunter2,eve:"],
+)
+def test_token_not_printed(tmp_path: Path, token_map: str) -> None:
+    """A mistake in TOKEN_MAP is told without a token."""
+    done = _twist(
+        tmp_path,
+        DEPLOY="test",
+        PORT="0",
+        FORWARD_DEST="127.0.0.1:1",
+        TOKEN_MAP=token_map,
+    )
+    (line,) = _refusals(done)
+    assert line.startswith("logiss: TOKEN_MAP: entry ")
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "twisted", "logiss"], ["-m", "logiss", "run"]]
+)
+def test_port_in_use(tmp_path: Path, command: list[str]) -> None:
+    """A port that somebody else has is told in a line that names PORT."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        done = _run(
+            [sys.executable, *command],
+            tmp_path,
+            {
+                "DEPLOY": "test",
+                "PORT": str(port),
+                "LISTEN_HOST": "127.0.0.1",
+                "FORWARD_DEST": "127.0.0.1:1",
+                "TOKEN_MAP": "dan:hunter2",
+            },
+        )
+    (line,) = _refusals(done)
+    assert line.startswith(f"logiss: PORT: cannot listen on 127.0.0.1:{port}: ")
+
+
+def test_port_in_use_under_twistd(tmp_path: Path) -> None:
+    """The other runner ends in the same way."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        program = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
+        done = _run(
+            [sys.executable, "-c", program, "-n", "--pidfile=", "logiss"],
+            tmp_path,
+            {
+                "DEPLOY": "test",
+                "PORT": str(port),
+                "LISTEN_HOST": "127.0.0.1",
+                "FORWARD_DEST": "127.0.0.1:1",
+                "TOKEN_MAP": "dan:hunter2",
+            },
+        )
+    (line,) = _refusals(done)
+    assert line.startswith(f"logiss: PORT: cannot listen on 127.0.0.1:{port}: ")
