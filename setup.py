@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(
@@ -25,11 +25,16 @@ setup(
     # the import hook that setuptools uses otherwise hides ``twisted/plugins``.
     package_dir={"": "."},
     packages=["logiss", "logiss.tools", "twisted.plugins"],
-    package_data={"logiss": ["py.typed"]},
+    package_data={"logiss": ["py.typed", "_frames.pyx"]},
+    # Where there is no compiler the pure twin serves.
+    ext_modules=[
+        Extension("logiss._frames", ["logiss/_frames.pyx"], optional=True),
+    ],
     zip_safe=False,
     install_requires=[
         "attrs>=23.2",
         "cryptography>=42",
+        "httptools>=0.6.4",
         "pyOpenSSL>=24.2",
         "service-identity>=24.1",
         "Twisted>=26.4",

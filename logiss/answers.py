@@ -9,6 +9,9 @@ secrets.
 from attrs import frozen
 from twisted.web import http
 from twisted.web.server import Request
+from zope.interface import Interface
+
+_REASONS = {431: b"Request Header Fields Too Large", **http.RESPONSES}
 
 
 @frozen
@@ -25,13 +28,14 @@ class Answer:
     error: str = ""
 
     def write_to(self, request: Request) -> None:
-        body = f"{self.text}\n".encode() if self.text else b""
+        """Answer `request` with this, and finish it."""
+        write_answer = getattr(request, "write_answer", None)
+        if write_answer is not None:
+            write_answer(self)
+            return
+        body = self.body()
         request.setResponseCode(self.code)
-        request.setHeader(b"server", b"logiss")
-        request.setHeader(b"content-length", b"%d" % len(body))
-        if body:
-            request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        for name, value in self.headers:
+        for name, value in self.fields():
             request.setHeader(name, value)
         if self.closes:
             request.setHeader(b"connection", b"close")
@@ -39,6 +43,45 @@ class Answer:
             request.channel.persistent = False
         request.write(body)
         request.finish()
+
+    def body(self) -> bytes:
+        return f"{self.text}\n".encode() if self.text else b""
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        fields = [
+            (b"Server", b"logiss"),
+            (b"Content-Length", b"%d" % len(self.body())),
+        ]
+        if self.text:
+            fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
+        return [*fields, *self.headers]
+
+    def octets(self, date: bytes, closes: bool, to_head: bool = False) -> bytes:
+        """This answer in HTTP/1.1, head and body."""
+        fields = [(b"Date", date), *self.fields()]
+        if closes:
+            fields.append((b"Connection", b"close"))
+        reason = _REASONS.get(self.code, b"Unknown Status")
+        lines = [b"HTTP/1.1 %d %b" % (self.code, reason)]
+        lines += [b"%b: %b" % field for field in fields]
+        return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if to_head else self.body())
+
+
+class IRefusesEarly(Interface):
+    """
+    A Resource that may know what to answer before a request is read to its end.
+
+    A channel that can asks it; it is not asked to render what it has refused.
+    """
+
+    def refusal(request: Request) -> Answer | None:
+        """
+        What to answer to `request` on its headers alone, or None to be asked to
+        render it.
+        """
+
+    def body_too_large(request: Request) -> Answer:
+        """What to answer now that the body of `request` has passed its limit."""
 
 
 OK = Answer(http.OK)
@@ -61,3 +104,9 @@ WRONG_ENCODING = Answer(
 NO_BACKEND = Answer(
     http.SERVICE_UNAVAILABLE, "No backend connection is usable", closes=False
 )
+BAD_REQUEST = Answer(http.BAD_REQUEST, "Malformed HTTP request", closes=True)
+INTERNAL_ERROR = Answer(http.INTERNAL_SERVER_ERROR, "Internal error", closes=True)
+METHOD_UNKNOWN = Answer(http.NOT_IMPLEMENTED, "Unknown method", closes=True)
+BODY_TOO_LARGE = Answer(http.REQUEST_ENTITY_TOO_LARGE, "Body too large", closes=True)
+URI_TOO_LONG = Answer(http.REQUEST_URI_TOO_LONG, "Request line too long", closes=True)
+HEADERS_TOO_LARGE = Answer(431, "Request headers too large", closes=True)

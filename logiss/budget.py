@@ -28,6 +28,13 @@ class Budget:
     def reserved_bytes(self) -> int:
         return self._reserved_bytes
 
+    def try_reserve(self, size: int) -> bool:
+        """Reserve `size` bytes if there is room now and nobody waits for it."""
+        if self._waiting or not self._has_room(size):
+            return False
+        self._reserved_bytes += size
+        return True
+
     def reserve(self, size: int, within_seconds: float) -> Deferred[None]:
         """
         Reserve `size` bytes as soon as there is room for them.
@@ -35,8 +42,7 @@ class Budget:
         @return: fires when they are reserved; fails with `NoRoom`. Cancelling it
             gives the place in the line up.
         """
-        if not self._waiting and self._has_room(size):
-            self._reserved_bytes += size
+        if self.try_reserve(size):
             return succeed(None)
         if size > self._limit_bytes:
             return fail(NoRoom(f"{size} bytes never fit in {self._limit_bytes}"))
@@ -49,12 +55,14 @@ class Budget:
         """Give `size` reserved bytes back."""
         self._reserved_bytes -= size
         assert self._reserved_bytes >= 0, "more bytes released than reserved"
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def adjust(self, size: int, to: int) -> None:
         """What was reserved for `size` has become `to` bytes."""
         self._reserved_bytes += to - size
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _has_room(self, size: int) -> bool:
         return self._reserved_bytes + size <= self._limit_bytes

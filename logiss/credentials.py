@@ -33,6 +33,7 @@ def password_digest(hmac_key: bytes, password: bytes) -> bytes:
     return hmac.digest(hmac_key, password, "sha512")
 
 
+_VERIFIED_MAX = 10_000
 _NOBODYS = Credential("", "", False, bytes(64))
 
 
@@ -44,6 +45,7 @@ class Credentials:
     ) -> None:
         self._hmac_key = hmac_key
         self._table = {user: tuple(held) for user, held in table.items()}
+        self._verified: dict[bytes, Credential] = {}
 
     @classmethod
     def from_tokens(
@@ -57,6 +59,27 @@ class Credentials:
                 Credential(user, "env", False, digest)
             )
         return cls(hmac_key, table)
+
+    def authorize(self, authorization: bytes) -> Credential | None:
+        """
+        The credential that an Authorization header proves, or None.
+
+        A header that was verified once is known again, as long as this table is
+        the one in force. Looking it up tells an attacker nothing: bytes are found
+        by a hash that is keyed anew in each process, and compared only when that
+        is equal.
+        """
+        credential = self._verified.get(authorization)
+        if credential is None:
+            offered = parse_basic(authorization)
+            credential = self.check(*offered) if offered is not None else None
+            if credential is not None:
+                # One credential can be written in several ways, by its scheme's
+                # case: not in so many that this would grow.
+                if len(self._verified) >= _VERIFIED_MAX:
+                    self._verified.clear()
+                self._verified[authorization] = credential
+        return credential
 
     def check(self, user: bytes, password: bytes) -> Credential | None:
         """The credential that `user` and `password` prove, or None."""

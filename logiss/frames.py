@@ -105,6 +105,15 @@ class Batch:
     procids_cut: int = 0
     msgids_cut: int = 0
 
+    @property
+    def was_cut(self) -> bool:
+        return bool(
+            self.hostnames_cut
+            or self.app_names_cut
+            or self.procids_cut
+            or self.msgids_cut
+        )
+
 
 EMPTY_BATCH = Batch(b"", 0)
 

@@ -8,17 +8,16 @@ skips a line with any other escape. Whatever a client has supplied is quoted, so
 that it can neither end its value nor start a metric.
 """
 
-import json
 import re
 from collections.abc import Callable
-
-from attrs import frozen
+from json.encoder import encode_basestring_ascii
+from typing import Protocol
 
 #: Most characters of a client's value that a line repeats.
 VALUE_MAX = 256
 
 _BARE = re.compile(r"[A-Za-z0-9_./:@+-]+")
-_encode = json.JSONEncoder(ensure_ascii=True).encode
+_PAIRS_MAX = 4096
 
 
 def quoted(value: str | bytes) -> str:
@@ -27,7 +26,7 @@ def quoted(value: str | bytes) -> str:
         value = value[: 4 * VALUE_MAX].decode("utf-8", "replace")
     if len(value) > VALUE_MAX:
         value = value[:VALUE_MAX]
-    return _encode(value)
+    return encode_basestring_ascii(value)
 
 
 def seconds(duration: float) -> str:
@@ -39,25 +38,38 @@ def bare_or_quoted(value: str) -> str:
     return value if _BARE.fullmatch(value) else quoted(value)
 
 
-def _pair(key: str, value: bytes | None) -> str:
-    return "" if value is None else f" {key}={quoted(value)}"
-
-
-@frozen
-class PostFacts:
+class PostFacts(Protocol):
     """What a line about a post says of its client; what was not sent is None."""
 
-    drain_token: bytes | None
-    remote_addr: bytes | None
-    request_id: bytes | None
+    @property
+    def drain_token(self) -> bytes | None: ...
 
-    def token_pair(self) -> str:
-        return _pair("logdrain_token", self.drain_token)
+    @property
+    def remote_addr(self) -> bytes | None: ...
 
-    def address_and_id_pairs(self) -> str:
-        return _pair("remote_addr", self.remote_addr) + _pair(
-            "request_id", self.request_id
-        )
+    @property
+    def request_id(self) -> bytes | None: ...
+
+
+class _Pairs(dict[bytes | None, str]):
+    """Pairs of one key by value: those of few clients, quoted once."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__({None: ""})
+        self._key = key
+
+    def __missing__(self, value: bytes) -> str:
+        if len(value) > VALUE_MAX:
+            return _pair(self._key, value)
+        if len(self) >= _PAIRS_MAX:
+            self.clear()
+            self[None] = ""
+        pair = self[value] = _pair(self._key, value)
+        return pair
+
+
+def _pair(key: str, value: bytes | None) -> str:
+    return "" if value is None else f" {key}={quoted(value)}"
 
 
 class EventLog:
@@ -70,6 +82,8 @@ class EventLog:
     def __init__(self, source: str, write: Callable[[str], None]) -> None:
         self._prefix = f"app=log-iss source={bare_or_quoted(source)} "
         self._write = write
+        self._token_pairs = _Pairs("logdrain_token")
+        self._address_pairs = _Pairs("remote_addr")
 
     def _line(self, pairs: str) -> None:
         self._write(self._prefix + pairs)
@@ -111,33 +125,51 @@ class EventLog:
         @param send_seconds: from the first write to the end of the delivery.
         @param wait_seconds: from the start of the delivery to its end.
         """
+        token, client = self._client(post)
+        if (
+            fixer_seconds < 0
+            or post_seconds < 0
+            or send_seconds < 0
+            or wait_seconds < 0
+        ):
+            # The clock was set back: a value has to start with a digit.
+            fixer_seconds, post_seconds = max(fixer_seconds, 0), max(post_seconds, 0)
+            send_seconds, wait_seconds = max(send_seconds, 0), max(wait_seconds, 0)
         self._line(
-            f"count#log-iss.http.logs.post.success=1{post.token_pair()}"
-            f" measure#log-iss.http.logs.fixer-func.duration={seconds(fixer_seconds)}"
-            f" measure#log-iss.http.logs.post.duration={seconds(post_seconds)}"
-            f" measure#log-iss.http.logs.send.duration={seconds(send_seconds)}"
-            f" measure#log-iss.http.logs.wait.duration={seconds(wait_seconds)}"
-            f"{post.address_and_id_pairs()}"
+            f"count#log-iss.http.logs.post.success=1{token}"
+            f" measure#log-iss.http.logs.fixer-func.duration={fixer_seconds:.6f}s"
+            f" measure#log-iss.http.logs.post.duration={post_seconds:.6f}s"
+            f" measure#log-iss.http.logs.send.duration={send_seconds:.6f}s"
+            f" measure#log-iss.http.logs.wait.duration={wait_seconds:.6f}s{client}"
         )
 
     def post_failed(
         self, post: PostFacts, code: int, error: str, post_seconds: float
     ) -> None:
+        token, client = self._client(post)
         self._line(
-            f"count#log-iss.http.logs.post.error=1{post.token_pair()}"
+            f"count#log-iss.http.logs.post.error=1{token}"
             f" measure#log-iss.http.logs.post.duration={seconds(post_seconds)}"
-            f" post.code={code} post.error={quoted(error)}"
-            f"{post.address_and_id_pairs()}"
+            f" post.code={code} post.error={quoted(error)}{client}"
         )
 
     def fields_cut(self, post: PostFacts, cuts: dict[str, int]) -> None:
         """Header fields of the post's frames were too long."""
+        token, client = self._client(post)
         pairs = " ".join(
             f"count#log-iss.http.logs.{name}.truncated={n}"
             for name, n in cuts.items()
             if n
         )
-        self._line(pairs + post.token_pair() + post.address_and_id_pairs())
+        self._line(pairs + token + client)
+
+    def _client(self, post: PostFacts) -> tuple[str, str]:
+        """The pair of the drain token, and those of address and request id."""
+        return (
+            self._token_pairs[post.drain_token],
+            self._address_pairs[post.remote_addr]
+            + _pair("request_id", post.request_id),
+        )
 
     def posts_summed(self, succeeded: int, frames: int) -> None:
         """In place of a line for each post that succeeded."""

@@ -1,9 +1,9 @@
 """
 Holds the queue and its deadlines, hands payloads to idle senders.
 
-Payloads wait in one first-in first-out queue. An idle sender takes as many as fit
-one write. All payloads have the same timeout, so the queue is in the order of the
-deadlines and one timer, for the oldest, serves them all.
+Payloads wait in one first-in first-out queue. At the end of a reactor turn an idle
+sender takes as many as fit one write. All payloads have the same timeout, so the
+queue is in the order of the deadlines and one timer, for the oldest, serves them all.
 
 A delivery ends exactly once: everything of its payload has left, or its deadline
 has come, or whoever waited has gone. A payload whose connection breaks first goes
@@ -58,30 +58,35 @@ class IDeliverer(Interface):
         """
 
 
-@define(eq=False)
 class _Delivery:
     """A payload on its way. Once it has ended nothing of the payload is kept."""
 
-    payload: Payload | None
-    deadline: float
-    size: int
-    waiter: Deferred[None] = field(init=False)
+    __slots__ = ("deadline", "payload", "size", "waiter")
 
-    def __attrs_post_init__(self) -> None:
-        self.waiter = Deferred(lambda _: self.end())
+    def __init__(self, payload: Payload, deadline: float) -> None:
+        self.payload: Payload | None = payload
+        self.deadline = deadline
+        self.size = len(payload.octets)
+        self.waiter: Deferred[None] = Deferred(self._cancelled)
 
-    def end(self) -> None:
+    def _cancelled(self, _: Deferred[None]) -> None:
         self.payload = None
 
     def succeed(self) -> None:
         if self.payload is not None:
-            self.payload = None
-            self.waiter.callback(None)
+            self._end().callback(None)
 
     def fail(self, error: Exception) -> None:
         if self.payload is not None:
-            self.payload = None
-            self.waiter.errback(error)
+            self._end().errback(error)
+
+    def _end(self) -> Deferred[None]:
+        # The waiter holds us for its cancelling: left so, both would wait for the
+        # garbage collector.
+        self.payload = None
+        waiter = self.waiter
+        del self.waiter
+        return waiter
 
 
 @define(eq=False)
@@ -118,6 +123,7 @@ class Pool:
         self._begun: dict[ISender, _Write] = {}
         self._senders: set[ISender] = set()
         self._timer: IDelayedCall | None = None
+        self._turn: IDelayedCall | None = None
 
     @property
     def connected(self) -> int:
@@ -128,12 +134,13 @@ class Pool:
         deadline = payload.received_at + self._timeout_seconds
         if deadline <= self._clock.seconds():
             return fail(NotDelivered("no time was left to deliver"))
-        delivery = _Delivery(payload, deadline, len(payload.octets))
+        delivery = _Delivery(payload, deadline)
         self._queue.append(delivery)
         if self._timer is None:
             self._set_timer(deadline)
-        if self._idle:
-            self._dispatch()
+        if self._idle and self._turn is None:
+            # What else comes in this turn of the reactor goes out with it.
+            self._turn = self._clock.callLater(0, self._turn_ended)
         return delivery.waiter
 
     def sender_connected(self, sender: ISender) -> None:
@@ -148,14 +155,19 @@ class Pool:
 
     def stop(self) -> None:
         """Fail what still waits. Senders are stopped by who started them."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for call in (self._timer, self._turn):
+            if call is not None:
+                call.cancel()
+        self._timer = self._turn = None
         begun = [d for write in self._begun.values() for d in write.deliveries]
         waiting = [*begun, *self._queue]
         self._queue.clear()
         for delivery in waiting:
             delivery.fail(NotDelivered("logiss has stopped"))
+
+    def _turn_ended(self) -> None:
+        self._turn = None
+        self._dispatch()
 
     def _dispatch(self) -> None:
         while self._idle and (group := self._take()):

@@ -23,9 +23,10 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
-from twisted.internet.task import LoopingCall, deferLater
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.internet.task import LoopingCall
 
+from logiss import codec
+from logiss.channel import ChannelSite
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials
 from logiss.drain import Drain
@@ -35,7 +36,7 @@ from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.senders import SenderFactory
 from logiss.settings import Destination, Settings
-from logiss.site import LogsSite
+from logiss.site import Clients, LogsSite
 from logiss.tls import tls_wrapper
 from logiss.web import LogsResource
 
@@ -43,7 +44,6 @@ from logiss.web import LogsResource
 SUM_SECONDS = 10.0
 #: How long clients may take to read their answers once everything is delivered.
 GOODBYE_SECONDS = 1.0
-_POLL_SECONDS = 0.02
 
 
 class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver):
@@ -156,8 +156,17 @@ class LogissService(Service):
             self.metrics,
             connected=lambda: self.forwarder.pool.connected,
         )
-        site = LogsSite(root, reactor, settings.max_body_bytes)
-        self._clients = _Clients(site)
+        self._clients: Clients | ChannelSite
+        if settings.http_channel == "stock":
+            site = LogsSite(root, reactor, settings.max_body_bytes)
+            self._clients = Clients(site, reactor)
+        else:
+            self._clients = ChannelSite(
+                root,
+                reactor,
+                settings.max_body_bytes,
+                fixed={b"/logs": self.logs, b"/logs/": self.logs},
+            )
         self._port: IListeningPort | None = None
         self._sums = LoopingCall(self._sum_up)
         self._sums.clock = reactor
@@ -169,7 +178,9 @@ class LogissService(Service):
         """
         self._port = listen(self._reactor, self._settings, self._clients)
         super().startService()
-        self.events.phase_reached("main", "start")
+        self.events.phase_reached(
+            "main", "start", codec=codec.NAME, http=self._settings.http_channel
+        )
         self.events.phase_reached("http", "listen", port=self.address.port)
         self.forwarder.startService()
         if not self._settings.log_successes:
@@ -192,7 +203,7 @@ class LogissService(Service):
             stopped = port.stopListening()
             if stopped is not None:
                 await stopped
-        await self._clients.say_goodbye(self._reactor)
+        await self._clients.say_goodbye(GOODBYE_SECONDS)
         await self.forwarder.stopService()
         if self._sums.running:
             self._sums.stop()
@@ -255,19 +266,3 @@ def _no_ipv6(error: CannotListenError) -> bool:
         errno.EAFNOSUPPORT,
         errno.EADDRNOTAVAIL,
     )
-
-
-class _Clients(WrappingFactory[ProtocolWrapper]):
-    """Knows the client connections, so that they can be closed in order."""
-
-    noisy = False
-
-    async def say_goodbye(self, clock: IReactorTime) -> None:
-        """Close each when its answer is written; abort those that do not read."""
-        for client in list(self.protocols):
-            client.loseConnection()
-        deadline = clock.seconds() + GOODBYE_SECONDS
-        while self.protocols and clock.seconds() < deadline:
-            await deferLater(clock, _POLL_SECONDS)
-        for client in list(self.protocols):
-            client.abortConnection()

@@ -98,6 +98,7 @@ class Settings:
     max_body_bytes: int = 16 * MIB
     max_inflight_bytes: int = 256 * MIB
     log_successes: bool = True
+    http_channel: str = "fast"
 
     def describe(self) -> list[str]:
         """A line for each setting, secrets masked."""
@@ -168,6 +169,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_body_bytes=variable("MAX_BODY_BYTES", parse_size, 16 * MIB),
         max_inflight_bytes=variable("MAX_INFLIGHT_BYTES", parse_size, 256 * MIB),
         log_successes=variable("REQUEST_LOG", parse_request_log, True),
+        http_channel=variable("HTTP_CHANNEL", parse_channel, "fast"),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -252,6 +254,12 @@ def parse_request_log(text: str) -> bool:
     if text.lower() in ("all", "errors"):
         return text.lower() == "all"
     raise ValueError(f"must be 'all' or 'errors', not {text!r}")
+
+
+def parse_channel(text: str) -> str:
+    if text.lower() in ("fast", "stock"):
+        return text.lower()
+    raise ValueError(f"must be 'fast' or 'stock', not {text!r}")
 
 
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"

@@ -7,11 +7,14 @@ size.
 """
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 #: A keep-alive connection may be idle so long: logplex drains sit for 5 minutes.
 IDLE_SECONDS = 330
+_POLL_SECONDS = 0.02
 
 
 class BoundedBody:
@@ -45,6 +48,26 @@ class BoundedBody:
 
     def close(self) -> None:
         self._chunks.clear()
+
+
+class Clients(WrappingFactory[ProtocolWrapper]):
+    """Knows the connections of a `Site`, so that they can be closed in order."""
+
+    noisy = False
+
+    def __init__(self, site: Site, clock: IReactorTime) -> None:
+        super().__init__(site)
+        self._clock = clock
+
+    async def say_goodbye(self, within_seconds: float) -> None:
+        """Close each when its answer is written; abort those that do not read."""
+        for client in list(self.protocols):
+            client.loseConnection()
+        deadline = self._clock.seconds() + within_seconds
+        while self.protocols and self._clock.seconds() < deadline:
+            await deferLater(self._clock, _POLL_SECONDS)
+        for client in list(self.protocols):
+            client.abortConnection()
 
 
 class LogsSite(Site):

@@ -13,39 +13,30 @@ it in a temporary file.
 """
 
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from attrs import define
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
 
 from logiss import frames, inflate, stamp
-from logiss.answers import (
-    NOT_FOUND,
-    OK,
-    ONLY_POST,
-    ONLY_SSL,
-    SHUTTING_DOWN,
-    UNAUTHORIZED,
-    WRONG_ENCODING,
-    WRONG_TYPE,
-    Answer,
-)
+from logiss.answers import NOT_FOUND, OK, Answer, IRefusesEarly
 from logiss.budget import Budget, NoRoom
-from logiss.credentials import Credential, Credentials, parse_basic
+from logiss.codec import rewrite
+from logiss.credentials import Credentials
 from logiss.drain import Drain
-from logiss.l2met import EventLog, PostFacts
+from logiss.guards import Guards, Post
+from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
 from logiss.settings import Settings
-
-CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
 
 # 499 is nginx's code for a client that went away; it is logged, never sent.
 GONE = Answer(499, error="client gone before the answer")
@@ -88,11 +79,19 @@ _ERRORS: tuple[tuple[type[Exception], Callable[[str], Answer]], ...] = (
 )
 
 
+def answer_to(error: BaseException | None) -> Answer | None:
+    """What to answer when `error` is one that a post may end in."""
+    for kind, answer in _ERRORS:
+        if isinstance(error, kind):
+            return answer(str(error))
+    return None
+
+
 def answer_of(reason: Failure) -> Answer:
     """What to answer to a post that has failed."""
-    for error, answer in _ERRORS:
-        if reason.check(error):
-            return answer(str(reason.value))
+    answer = answer_to(reason.value)
+    if answer is not None:
+        return answer
     where = reason.getTracebackObject()
     while where is not None and where.tb_next is not None:
         where = where.tb_next
@@ -106,23 +105,44 @@ def answer_of(reason: Failure) -> Answer:
     )
 
 
-@define(eq=False)
-class _Post:
-    """What is known of one post while it is served."""
+class _Serving(Post):
+    """
+    A post that is on its way.
 
-    request: Request
-    facts: PostFacts
-    address: bytes
-    started_at: float
-    credential: Credential | None = None
-    reserved_bytes: int = 0
-    batch: frames.Batch = frames.EMPTY_BATCH
-    fixer_seconds: float = 0.0
-    payload: Payload | None = None
-    delivery_started_at: float = 0.0
-    client_gone: bool = False
+    @ivar waiting: what it waits for: room, or its delivery.
+    @ivar answer: called with the answer when there is one.
+    """
+
+    __slots__ = (
+        "answer",
+        "client_gone",
+        "delivery_started_at",
+        "fixer_seconds",
+        "frames",
+        "payload",
+        "received_at",
+        "reserved_bytes",
+        "waiting",
+    )
+
+    def __init__(self, request: Request, started_at: float) -> None:
+        super().__init__(request, started_at)
+        self.answer: Callable[[Answer], None] = self.write
+        self.client_gone = False
+        self.delivery_started_at = 0.0
+        self.fixer_seconds = 0.0
+        self.frames = 0
+        self.payload: Payload | None = None
+        self.received_at = started_at
+        self.reserved_bytes = 0
+        self.waiting: Deferred[None] | None = None
+
+    def write(self, answer: Answer) -> None:
+        if not self.client_gone:
+            answer.write_to(self.request)
 
 
+@implementer(IRefusesEarly)
 class LogsResource(Resource):
     """
     The front door: takes ``POST``, answers when the frames are delivered.
@@ -149,35 +169,54 @@ class LogsResource(Resource):
         super().__init__()
         self._settings = settings
         self._deliverer = deliverer
-        self._clock = clock
+        self._seconds = clock.seconds
         self._events = events
-        self._credentials = credentials
         self.drain = drain or Drain()
         self.metrics = metrics or Metrics()
         self.budget = Budget(clock, settings.max_inflight_bytes)
+        self._too_large = answer_of(Failure(_too_many_bytes(settings)))
+        self._guards = Guards(
+            settings, credentials, self.drain, self.metrics, self._too_large
+        )
+        self._stamps = _Stamps(settings)
         self._frame_limits = frames.FrameLimits(
             batch_bytes=_BATCH_GROWTH_MAX * settings.max_body_bytes
         )
         self._inflate_limits = inflate.InflateLimits(
             inflated_bytes=settings.max_body_bytes
         )
-        self._guards: tuple[Callable[[_Post], Answer | None], ...] = (
-            self._guard_ssl,
-            self._guard_drain,
-            self._guard_method,
-            self._guard_content_type,
-            self._guard_credentials,
-            self._guard_content_encoding,
-            self._guard_content_length,
-        )
+
+    def refusal(self, request: Request) -> Answer | None:
+        """For a channel that asks before the body is read. Logs a refusal."""
+        if request.postpath not in _HERE:
+            return NOT_FOUND
+        return self._judge(request)
+
+    def body_too_large(self, request: Request) -> Answer:
+        """For a channel that finds out while it reads. Logs the refusal."""
+        self._log_failure(cast(Any, request).about, self._too_large)
+        return self._too_large
+
+    def _judge(self, request: Request) -> Answer | None:
+        post = _Serving(request, self._seconds())
+        refusal = self._guards.refusal(post)
+        if refusal is None:
+            cast(Any, request).about = post
+        else:
+            self._log_failure(post, refusal)
+        return refusal
 
     def render(self, request: IRequest) -> int:
         """Answer `request`, in time."""
         request = cast(Request, request)
-        if request.postpath not in ([], [b""]):
+        if request.postpath not in _HERE:
             NOT_FOUND.write_to(request)
             return NOT_DONE_YET
-        self.respond(request).addCallback(_write_unless_gone, request)
+        post = self._admitted(request)
+        if isinstance(post, Answer):
+            post.write_to(request)
+        else:
+            self._serve(post)
         return NOT_DONE_YET
 
     def respond(self, request: Request) -> Deferred[Answer]:
@@ -188,239 +227,224 @@ class LogsResource(Resource):
             answer, unless it is `GONE`; until it is written the post
             counts as inside the drain.
         """
-        post = self._post(request)
-        for guard in self._guards:
-            refusal = guard(post)
+        post = self._admitted(request)
+        if isinstance(post, Answer):
+            return succeed(post)
+        answered: Deferred[Answer] = Deferred()
+        post.answer = answered.callback
+        self._serve(post)
+        return answered
+
+    def _admitted(self, request: Request) -> "_Serving | Answer":
+        """The post of `request`, inside the drain from here on, or a refusal."""
+        post: _Serving | None = getattr(request, "about", None)
+        if post is None:
+            refusal = self._judge(request)
             if refusal is not None:
-                self._failed(post, refusal)
-                return succeed(refusal)
-
+                return refusal
+            post = cast(_Serving, cast(Any, request).about)
+        else:
+            # Draining may have begun since its headers came.
+            refusal = self._guards.draining(post)
+            if refusal is not None:
+                self._log_failure(post, refusal)
+                return refusal
         self.drain.enter()
-        serving = maybeDeferred(self._serve, post).addCallbacks(
-            self._served, self._not_served, callbackArgs=(post,), errbackArgs=(post,)
-        )
-        finished = request.notifyFinish()
-        finished.addErrback(lambda _: self._client_gone(post, serving))
-        finished.addCallback(lambda _: self.drain.leave())
-        return serving
+        if hasattr(request, "on_end"):
+            request.on_end = partial(self._ended, post)
+        else:
+            request.notifyFinish().addCallbacks(
+                lambda _: self._ended(post, True), lambda _: self._ended(post, False)
+            )
+        return post
 
-    def _client_gone(self, post: _Post, serving: Deferred[Answer]) -> None:
-        post.client_gone = True
-        serving.cancel()
-
-    def _post(self, request: Request) -> _Post:
-        headers = request.requestHeaders
-        address = _address(request)
-        return _Post(
-            request,
-            PostFacts(
-                _first(headers.getRawHeaders(b"logplex-drain-token")),
-                address or None,
-                _first(headers.getRawHeaders(b"x-request-id")),
-            ),
-            address,
-            self._clock.seconds(),
-        )
-
-    # the guards, in order
-
-    def _guard_ssl(self, post: _Post) -> Answer | None:
-        if not self._settings.enforce_ssl:
-            return None
-        forwarded = post.request.requestHeaders.getRawHeaders(b"x-forwarded-proto")
-        proto = (_first(forwarded) or b"").partition(b",")[0].strip().lower()
-        return None if proto == b"https" else ONLY_SSL
-
-    def _guard_drain(self, post: _Post) -> Answer | None:
-        return SHUTTING_DOWN if self.drain.draining else None
-
-    def _guard_method(self, post: _Post) -> Answer | None:
-        return None if post.request.method == b"POST" else ONLY_POST
-
-    def _guard_content_type(self, post: _Post) -> Answer | None:
-        headers = post.request.requestHeaders.getRawHeaders(b"content-type")
-        media_type = (_first(headers) or b"").partition(b";")[0].strip().lower()
-        return None if media_type in CONTENT_TYPES else WRONG_TYPE
-
-    def _guard_credentials(self, post: _Post) -> Answer | None:
-        headers = post.request.requestHeaders.getRawHeaders(b"authorization") or ()
-        offered = parse_basic(headers[0]) if len(headers) == 1 else None
-        if offered is not None:
-            post.credential = self._credentials.check(*offered)
-        if post.credential is None:
-            self.metrics.credentials_refused += 1
-            return UNAUTHORIZED
-        self.metrics.credentials_accepted += 1
-        return None
-
-    def _guard_content_encoding(self, post: _Post) -> Answer | None:
-        encoding = _content_encoding(post.request)
-        return None if encoding in (b"", b"identity", b"gzip") else WRONG_ENCODING
-
-    def _guard_content_length(self, post: _Post) -> Answer | None:
-        # The channel has made sure that it is one number.
-        headers = post.request.requestHeaders.getRawHeaders(b"content-length")
-        if headers and int(headers[0]) > self._settings.max_body_bytes:
-            return answer_of(Failure(self._body_too_large()))
-        return None
+    def _ended(self, post: _Serving, is_answered: bool) -> None:
+        """The answer is written, or the client has gone before it was."""
+        if not is_answered:
+            post.client_gone = True
+            if post.waiting is not None:
+                post.waiting.cancel()
+        # Request and post hold each other: left so, each would wait for the
+        # garbage collector.
+        cast(Any, post.request).about = None
+        del post.answer, post.values
+        self.drain.leave()
 
     # the way of an admitted post
 
-    def _serve(self, post: _Post) -> Deferred[None] | None:
-        body = self._take_body(post.request)
-        if not body or body.isspace():
-            return None
-        admitted = self.budget.reserve(
+    def _serve(self, post: _Serving) -> None:
+        try:
+            body = self._take_body(post.request)
+            if not body or body.isspace():
+                self._delivered(None, post)
+                return
+            post.received_at = self._seconds()
+            if self.budget.try_reserve(len(body)):
+                post.reserved_bytes = len(body)
+                self._deliver(post, body)
+            else:
+                self._wait_for_room(post, body)
+        except Exception:
+            self._failed(Failure(), post)
+
+    def _wait_for_room(self, post: _Serving, body: bytes) -> None:
+        def found(_: None) -> None:
+            post.reserved_bytes = len(body)
+            self._deliver(post, body)
+
+        post.waiting = self.budget.reserve(
             len(body), self._settings.delivery_timeout_seconds
         )
-        admitted.addCallback(lambda _: self._deliver(post, body))
-        return admitted
+        post.waiting.addCallback(found).addErrback(self._failed, post)
 
     def _take_body(self, request: Request) -> bytes:
         """The body as it came; the request does not hold it any longer."""
+        take_body = getattr(request, "body", None)
+        if take_body is not None:
+            return cast(bytes, take_body())
         content, request.content = cast(BinaryIO, request.content), BytesIO()
         content.seek(0, 2)
         if content.tell() > self._settings.max_body_bytes:
             content.close()
-            raise self._body_too_large()
+            raise _too_many_bytes(self._settings)
         content.seek(0)
         body: bytes = content.read()
         content.close()
         return body
 
-    def _body_too_large(self) -> frames.BodyTooLarge:
-        most = self._settings.max_body_bytes
-        return frames.BodyTooLarge(f"more than {most} bytes on the wire")
-
-    def _deliver(self, post: _Post, body: bytes) -> Deferred[None] | None:
-        post.reserved_bytes = len(body)
-        started_at = self._clock.seconds()
-        if _content_encoding(post.request) == b"gzip":
+    def _deliver(self, post: _Serving, body: bytes) -> None:
+        started_at = self._seconds()
+        if post.content_encoding == b"gzip":
             body = inflate.inflate(body, self._inflate_limits)
             self._hold(post, len(body))
-        batch = post.batch = self._rewrite(post, body)
+        batch = self._rewrite(post, body)
         self._hold(post, len(batch.octets))
-        self._count(post, batch)
-        post.delivery_started_at = now = self._clock.seconds()
+        post.frames = batch.frames
+        self.metrics.frames_received += batch.frames
+        if batch.was_cut:
+            self._count_cuts(post, batch)
+        post.delivery_started_at = now = self._seconds()
         post.fixer_seconds = now - started_at
         if not batch.frames:
-            return None
-        payload = post.payload = Payload(
-            batch.octets, post.started_at, post.facts.request_id
+            self._delivered(None, post)
+            return
+        post.payload = Payload(batch.octets, post.received_at, post.request_id)
+        post.waiting = self._deliverer.deliver(post.payload)
+        post.waiting.addCallbacks(
+            self._delivered, self._failed, (post,), errbackArgs=(post,)
         )
-        post.batch = frames.Batch(b"", batch.frames)
-        return self._deliverer.deliver(payload)
 
-    def _rewrite(self, post: _Post, body: bytes) -> frames.Batch:
-        settings = self._settings
-        structured_data = stamp.origin(post.address)
-        if settings.metadata_id is not None:
-            assert post.credential is not None
-            structured_data += stamp.metadata(
-                settings.metadata_id,
-                post.request.args or {},
-                settings.query_params,
-                settings.field_params,
-                post.credential.name.encode() if post.credential.deprecated else None,
-            )
-        return frames.rewrite(
+    def _rewrite(self, post: _Serving, body: bytes) -> frames.Batch:
+        return rewrite(
             body,
-            structured_data,
-            post.facts.drain_token or b"",
-            settings.keep_structured_data,
+            self._stamps.stamp(post),
+            post.drain_token or b"",
+            self._settings.keep_structured_data,
             self._frame_limits,
         )
 
-    def _hold(self, post: _Post, size: int) -> None:
+    def _hold(self, post: _Serving, size: int) -> None:
         self.budget.adjust(post.reserved_bytes, size)
         post.reserved_bytes = size
 
-    def _count(self, post: _Post, batch: frames.Batch) -> None:
+    def _count_cuts(self, post: _Serving, batch: frames.Batch) -> None:
         metrics = self.metrics
-        metrics.frames_received += batch.frames
         metrics.hostnames_cut += batch.hostnames_cut
         metrics.app_names_cut += batch.app_names_cut
         metrics.procids_cut += batch.procids_cut
         metrics.msgids_cut += batch.msgids_cut
-        cuts = {
-            "hostname": batch.hostnames_cut,
-            "app_name": batch.app_names_cut,
-            "procid": batch.procids_cut,
-            "msgid": batch.msgids_cut,
-        }
-        if any(cuts.values()):
-            self._events.fields_cut(post.facts, cuts)
+        self._events.fields_cut(
+            post,
+            {
+                "hostname": batch.hostnames_cut,
+                "app_name": batch.app_names_cut,
+                "procid": batch.procids_cut,
+                "msgid": batch.msgids_cut,
+            },
+        )
 
     # the end of it
 
-    def _served(self, _: None, post: _Post) -> Answer:
+    def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
         self.metrics.posts_succeeded += 1
-        self.metrics.frames_delivered += post.batch.frames
+        self.metrics.frames_delivered += post.frames
         if self._settings.log_successes:
-            now = self._clock.seconds()
+            now = self._seconds()
             payload = post.payload
-            begun_at = payload.begun_at if payload is not None else None
+            begun_at = now if payload is None else payload.begun_at or now
             self._events.post_succeeded(
-                post.facts,
-                fixer_seconds=post.fixer_seconds,
-                post_seconds=now - post.started_at,
-                send_seconds=now - begun_at if begun_at is not None else 0.0,
-                wait_seconds=now - post.delivery_started_at if payload else 0.0,
+                post,
+                post.fixer_seconds,
+                now - post.started_at,
+                now - begun_at,
+                now - post.delivery_started_at if payload is not None else 0.0,
             )
-        return GONE if post.client_gone else OK
+        post.answer(GONE if post.client_gone else OK)
 
-    def _not_served(self, reason: Failure, post: _Post) -> Answer:
+    def _failed(self, reason: Failure, post: _Serving) -> None:
         self._let_go(post)
         answer = GONE if post.client_gone else answer_of(reason)
-        self._failed(post, answer)
-        return answer
+        self._log_failure(post, answer)
+        post.answer(answer)
 
-    def _let_go(self, post: _Post) -> None:
+    def _let_go(self, post: _Serving) -> None:
+        post.waiting = None
         if post.reserved_bytes:
             self.budget.release(post.reserved_bytes)
             post.reserved_bytes = 0
 
-    def _failed(self, post: _Post, answer: Answer) -> None:
+    def _log_failure(self, post: Post, answer: Answer) -> None:
         self.metrics.posts_failed += 1
         self._events.post_failed(
-            post.facts,
+            post,
             answer.code,
             answer.error or answer.text,
-            self._clock.seconds() - post.started_at,
+            self._seconds() - post.started_at,
         )
 
 
 # A batch may be so many times as large as the largest body: each frame grows by
 # the stamp, and small frames with a large stamp would grow without bound.
 _BATCH_GROWTH_MAX = 4
+_STAMPS_MAX = 4096
+# The paths below the front door that are the front door: none, and a slash.
+_HERE: tuple[list[bytes], ...] = ([], [b""])
 
 
-def _write_unless_gone(answer: Answer, request: Request) -> None:
-    if answer is not GONE:
-        answer.write_to(request)
+def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:
+    return frames.BodyTooLarge(f"more than {settings.max_body_bytes} bytes on the wire")
 
 
-def _first(values: object) -> bytes | None:
-    return cast(list[bytes], values)[0] if values else None
+class _Stamps:
+    """The structured data of posts; that of few addresses is made once."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._metadata_id = settings.metadata_id
+        self._query_params = settings.query_params
+        self._field_params = settings.field_params
+        self._origins: dict[bytes | None, bytes] = {}
 
-def _content_encoding(request: Request) -> bytes:
-    headers = request.requestHeaders.getRawHeaders(b"content-encoding")
-    return b",".join(headers).strip().lower() if headers else b""
+    def stamp(self, post: Post) -> bytes:
+        origin = self._origins.get(post.remote_addr)
+        if origin is None:
+            origin = self._origin(post.remote_addr or b"")
+        if self._metadata_id is None:
+            return origin
+        credential = post.credential
+        assert credential is not None
+        return origin + stamp.metadata(
+            self._metadata_id,
+            post.request.args or {},
+            self._query_params,
+            self._field_params,
+            credential.name.encode() if credential.deprecated else None,
+        )
 
-
-def _address(request: Request) -> bytes:
-    """Where the post came from, for the origin and the log."""
-    forwarded = request.requestHeaders.getRawHeaders(b"x-forwarded-for")
-    if forwarded and any(forwarded):
-        return b", ".join(forwarded)
-    return peer_address(getattr(request.getClientAddress(), "host", "")).encode()
-
-
-def peer_address(host: str) -> str:
-    """A peer's address without zone; one that is IPv4 mapped to IPv6 as IPv4."""
-    host = host.partition("%")[0]
-    if host.startswith("::ffff:") and "." in host:
-        return host[len("::ffff:") :]
-    return host
+    def _origin(self, address: bytes) -> bytes:
+        origin = stamp.origin(address)
+        if len(address) <= stamp.VALUE_MAX:
+            if len(self._origins) >= _STAMPS_MAX:
+                self._origins.clear()
+            self._origins[address] = origin
+        return origin

@@ -7,6 +7,7 @@ Each is checked against its interface in `tests.test_fakes`.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -37,6 +38,15 @@ class Lines:
             for pairs in self.pairs
             if key in pairs and value in (None, pairs[key])
         ]
+
+
+@frozen
+class Facts:
+    """What a line says of a client."""
+
+    drain_token: bytes | None
+    remote_addr: bytes | None
+    request_id: bytes | None
 
 
 @implementer(ISender)

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.web.server import Site
 
+from logiss.channel import ChannelSite
 from logiss.drain import Drain
 from logiss.health import RootResource
 from logiss.metrics import Metrics
@@ -55,19 +56,23 @@ class Front:
             self.logs, self.drain, events, self.metrics, lambda: self.connected
         )
 
-    def logs_site(self) -> Site:
-        """The site of the daemon."""
-        return LogsSite(self.root, self.clock, self.settings.max_body_bytes)
-
-    def stock_site(self) -> Site:
-        """A site as an embedding application has it."""
+    def site(self, name: str) -> Site | ChannelSite:
+        """One of `tests.http_rows.SITES`."""
+        most = self.settings.max_body_bytes
+        if name == "channel":
+            fixed = {b"/logs": self.logs, b"/logs/": self.logs}
+            return ChannelSite(self.root, self.clock, most, fixed=fixed)
+        if name == "logs":
+            return LogsSite(self.root, self.clock, most)
         return Site(self.root, reactor=self.clock)
 
 
 class Connection:
     """A client's connection to a site, in memory."""
 
-    def __init__(self, site: Site, peer: str = PEER) -> None:
+    def __init__(self, site: Site | ChannelSite, peer: str = PEER) -> None:
+        if isinstance(site, ChannelSite):
+            site.doStart()
         self.channel: Any = site.buildProtocol(None)
         self.transport = StringTransportWithDisconnection(
             peerAddress=IPv4Address("TCP", peer, 50000)

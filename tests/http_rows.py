@@ -13,6 +13,9 @@ from attrs import Factory, frozen
 from logiss.receiver import FrameDecoder
 from tests.front import PEER, Front, basic, framed, message, request, stamped
 
+#: The daemon's channel, its way back to twisted.web's, and an embedder's `Site`.
+SITES = ("channel", "logs", "stock")
+
 BODY = framed(message(b"one"), message(b"two"))
 FORWARDED = framed(stamped(b"one"), stamped(b"two"))
 
@@ -48,7 +51,7 @@ class Row:
     @ivar forwarded: what has gone to the backend, with the peer as origin.
     @ivar prepare: what to do with the front before the request.
     @ivar waits: the answer comes when the delivery timeout is over, not before.
-    @ivar on_stock_site: a stock site lets the request through to the resource.
+    @ivar on: on which of `SITES` this is the answer.
     @ivar to_head: the answer has no body because the method was HEAD.
     """
 
@@ -62,7 +65,7 @@ class Row:
     settings: dict[str, object] = Factory(dict)
     waits: bool = False
     to_head: bool = False
-    on_stock_site: bool = True
+    on: tuple[str, ...] = SITES
 
     def forwarded_from(self, address: str) -> bytes:
         """What goes to the backend when the peer is another."""
@@ -131,7 +134,17 @@ ROWS = [
     # health and readiness
     *(
         Row(f"health {method}", get("/health", method), 200)
-        for method in ("GET", "POST", "PUT", "BREW")
+        for method in ("GET", "POST", "PUT", "DELETE")
+    ),
+    # llhttp knows the methods there are, and no other.
+    Row("health BREW", get("/health", "BREW"), 200, on=("logs", "stock")),
+    Row(
+        "unknown method",
+        get("/health", "BREW"),
+        501,
+        "Unknown method",
+        CLOSE,
+        on=("channel",),
     ),
     Row("health HEAD", get("/health", "HEAD"), 200, to_head=True),
     Row("health without SSL", get("/health"), 200, settings=SSL_ON),
@@ -182,7 +195,18 @@ ROWS = [
             "Only POST is accepted",
             ALLOW,
         )
-        for method in ("GET", "PUT", "DELETE", "OPTIONS", "BREW", "post")
+        for method in ("GET", "PUT", "DELETE", "OPTIONS", "PATCH")
+    ),
+    *(
+        Row(
+            f"method {method}",
+            request(BODY, method=method),
+            405,
+            "Only POST is accepted",
+            ALLOW,
+            on=("logs", "stock"),
+        )
+        for method in ("BREW", "post")
     ),
     Row("method HEAD", get("/logs", "HEAD"), 405, headers=ALLOW, to_head=True),
     # Content-Type
@@ -222,7 +246,7 @@ ROWS = [
         request(BODY, headers={"Content-Type": "multipart/form-data; boundary=x"}),
         415,
         WRONG_TYPE,
-        on_stock_site=False,
+        on=("channel", "logs"),
     ),
     # credentials
     *(

@@ -39,6 +39,9 @@ class BackendTransport(StringTransportWithDisconnection):
         super().__init__()
         self._reactor = reactor
 
+    def end_turn(self) -> None:
+        self._reactor.advance(0)
+
     def loseWriteConnection(self) -> None:  # noqa: N802, called by the sender
         self._reactor.callLater(0, self.loseConnection)
 
@@ -55,7 +58,8 @@ def accept_all(reactor: MemoryReactorClock) -> list[BackendTransport]:
 
 
 def flush(transport: BackendTransport) -> None:
-    """The kernel takes everything that was written."""
+    """The turn ends and the kernel takes everything that was written."""
+    transport.end_turn()
     producer: Any = transport.producer
     producer.resumeProducing()
 
@@ -155,6 +159,7 @@ class IntakeTests(SynchronousTestCase):
         """A post is 200 when the kernel has taken its frames, and not before."""
         client = ClientTransport(self.intake.site)
         client.send(POST)
+        self.reactor.advance(0)
         self.assertEqual(self.backend.value(), FORWARDED)
         self.assertEqual(client.status, b"")
         flush(self.backend)

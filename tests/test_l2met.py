@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.l2met import EventLog, PostFacts, quoted, seconds
+from tests.fakes import Facts
 from tests.l2met_grammar import parse
 
-POST = PostFacts(b"d.1", b"1.2.3.4", b"abc")
-NOTHING_KNOWN = PostFacts(None, None, None)
+POST = Facts(b"d.1", b"1.2.3.4", b"abc")
+NOTHING_KNOWN = Facts(None, None, None)
 
 
 def written(call: Callable[[EventLog], None], source: str = "local") -> str:
@@ -221,7 +222,7 @@ class HostileValuesTests(SynchronousTestCase):
         self, token: bytes | None, address: bytes | None, request_id: bytes | None
     ) -> None:
         """Token, address and request id are values, in each line of a post."""
-        post = PostFacts(token, address, request_id)
+        post = Facts(token, address, request_id)
         start = {} if token is None else {"logdrain_token": shown(token)}
         end = {} if address is None else {"remote_addr": shown(address)}
         if request_id is not None:
@@ -302,7 +303,7 @@ class HostileValuesTests(SynchronousTestCase):
         """However much a client sends, a line stays short."""
         for piece in (b"x", b"\xff", b"\x00", "😀".encode()):
             value = piece * 1_000_000
-            line = written(lambda log: succeed(log, PostFacts(value, value, value)))  # noqa: B023
+            line = written(lambda log: succeed(log, Facts(value, value, value)))  # noqa: B023
             # Three values of 256 characters, of at most twelve bytes each.
             self.assertLess(len(line), 3 * 256 * 12 + 500)
             self.assertEqual(parse(line)["request_id"], shown(value[:2000]))

@@ -33,7 +33,9 @@ class PoolTestCase(SynchronousTestCase):
 
     def deliver(self, octets: bytes) -> Callable[[], list[Any]]:
         payload = Payload(octets, self.clock.seconds(), b"id-" + octets[:10])
-        return outcome(self.pool.deliver(payload))
+        result = outcome(self.pool.deliver(payload))
+        self.clock.advance(0)
+        return result
 
     def connect(self, count: int = 1) -> list[FakeSender]:
         senders = [FakeSender(i) for i in range(count)]
@@ -339,6 +341,7 @@ class CancelTests(PoolTestCase):
     def test_withdraws(self) -> None:
         """A payload that was not begun is not sent."""
         waiter = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        self.clock.advance(0)
         kept = self.deliver(b"b")
         waiter.cancel()
         self.failureResultOf(waiter, CancelledError)
@@ -351,6 +354,7 @@ class CancelTests(PoolTestCase):
         """A begun payload is finished, but not sent a second time."""
         (sender,) = self.connect()
         waiter = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        self.clock.advance(0)
         waiter.cancel()
         self.failureResultOf(waiter, CancelledError)
         sender.break_off(self.pool)
@@ -361,6 +365,7 @@ class CancelTests(PoolTestCase):
         """A connection that stalls on it is given up at its deadline."""
         (sender,) = self.connect()
         waiter = self.pool.deliver(Payload(b"a", self.clock.seconds()))
+        self.clock.advance(0)
         waiter.cancel()
         self.failureResultOf(waiter, CancelledError)
         self.clock.advance(TIMEOUT_SECONDS)

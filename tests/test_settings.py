@@ -88,6 +88,7 @@ class ReadTests(ReadTestCase):
                 max_body_bytes=16 * MIB,
                 max_inflight_bytes=256 * MIB,
                 log_successes=True,
+                http_channel="fast",
             ),
         )
 
@@ -184,6 +185,8 @@ class ReadTests(ReadTestCase):
         ("MAX_BODY_BYTES", "256MiB", "max_body_bytes", 256 * MIB),
         ("MAX_INFLIGHT_BYTES", "2gib", "max_inflight_bytes", 2 * GIB),
         ("MAX_INFLIGHT_BYTES", "16MiB", "max_inflight_bytes", 16 * MIB),
+        ("HTTP_CHANNEL", "fast", "http_channel", "fast"),
+        ("HTTP_CHANNEL", "Stock", "http_channel", "stock"),
         ("REQUEST_LOG", "all", "log_successes", True),
         ("REQUEST_LOG", "errors", "log_successes", False),
     ]

@@ -1,7 +1,6 @@
 """The front door, in memory: every row of its table, and what no table can say."""
 
 import gzip
-from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -9,12 +8,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from logiss.answers import OK, Answer
+from logiss.guards import peer_address
 from logiss.pool import NotDelivered
 from logiss.site import LogsSite
-from logiss.web import LogsResource, answer_of, peer_address
+from logiss.web import LogsResource, answer_of
 from tests.front import (
     PEER,
     TIMEOUT_SECONDS,
@@ -25,28 +25,34 @@ from tests.front import (
     request,
     stamped,
 )
-from tests.http_rows import BODY, FORWARDED, ROWS, Row
+from tests.http_rows import BODY, FORWARDED, ROWS, SITES, Row
 
 
 class RowTests(SynchronousTestCase):
     """Each row of the table is answered as it says."""
 
+    def test_on_the_channel(self) -> None:
+        """On the channel that the daemon has by default."""
+        self.check_all("channel")
+
     def test_on_the_daemons_site(self) -> None:
-        """On the site that the daemon serves."""
-        for row in ROWS:
-            self.check(row, Front.logs_site)
+        """On twisted.web's channel, as the daemon has it."""
+        self.check_all("logs")
 
     def test_on_a_stock_site(self) -> None:
         """On a `Site` of an embedding application."""
-        for row in ROWS:
-            if row.on_stock_site:
-                self.check(row, Front.stock_site)
+        self.check_all("stock")
 
-    def check(self, row: Row, site: Callable[[Front], Site]) -> None:
+    def check_all(self, site: str) -> None:
+        for row in ROWS:
+            if site in row.on:
+                self.check(row, site)
+
+    def check(self, row: Row, site: str) -> None:
         clock = Clock()
         front = Front(clock, **row.settings)
         row.prepare(front)
-        connection = Connection(site(front))
+        connection = Connection(front.site(site))
         connection.send(row.octets)
         if row.waits:
             self.assertEqual(connection.transport.value(), b"", row.name)
@@ -89,13 +95,15 @@ class RowTests(SynchronousTestCase):
 class PostTestCase(SynchronousTestCase):
     """A front and a connection to it."""
 
+    site = "channel"
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.use(Front(self.clock))
 
     def use(self, front: Front) -> None:
         self.front = front
-        self.connection = Connection(front.logs_site())
+        self.connection = Connection(front.site(self.site))
 
     def code(self) -> int:
         (answer,) = self.connection.answers()
@@ -412,11 +420,11 @@ class LogTests(PostTestCase):
     def test_request_id_everywhere(self) -> None:
         """Every line that a post causes has its request id."""
         for row in ROWS:
-            if not row.is_post:
+            if not row.is_post or row.on != SITES:
                 continue
             front = Front(self.clock, **row.settings)
             row.prepare(front)
-            connection = Connection(front.logs_site())
+            connection = Connection(front.site(self.site))
             connection.send(
                 row.octets.replace(b"\r\n", b"\r\nX-Request-ID: the-id\r\n", 1)
             )
@@ -485,6 +493,11 @@ class MemoryTests(PostTestCase):
         self.use(Front(self.clock, max_body_bytes=1000))
         octets = request(chunks=[b"x" * 600] * 100)
         self.connection.send(octets[:50_000])
+        # The channel has answered already, and reads past what still comes.
+        self.assertEqual(self.code(), 413)
+        self.assertIsNone(self.connection.channel._incoming)
+        self.connection = Connection(self.front.site("logs"))
+        self.connection.send(octets[:50_000])
         (unfinished,) = self.connection.channel._channel.requests
         self.assertEqual(unfinished.content.read(), b"")
         self.assertGreater(unfinished.content.tell(), 1000)
@@ -536,3 +549,27 @@ class PeerAddressTests(SynchronousTestCase):
             ("", ""),
         ):
             self.assertEqual(peer_address(given), expected)
+
+
+class StockPostTests(PostTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockGoneTests(GoneTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockStampTests(StampTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockLogTests(LogTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"

@@ -8,27 +8,26 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
 from tests.front import Front, framed, message, request, stamped
-from tests.http_rows import BODY, ROWS, Row
+from tests.http_rows import BODY, ROWS, SITES, Row
 from tests.integration.clients import connect, until
 
 reactor: Any = _reactor
 ADDRESS = "127.0.0.1"
 
 
-@pytest.mark.parametrize("stock", [False, True], ids=["logiss", "stock"])
+@pytest.mark.parametrize("site", SITES)
 @pytest_twisted.ensureDeferred
-async def test_rows(stock: bool) -> None:
+async def test_rows(site: str) -> None:
     """Each row is answered as it says, over a connection of its own."""
     for row in ROWS:
-        if not stock or row.on_stock_site:
-            await check(row, stock)
+        if site in row.on:
+            await check(row, site)
 
 
-async def check(row: Row, stock: bool) -> None:
+async def check(row: Row, site: str) -> None:
     front = Front(reactor, **row.settings, delivery_timeout_seconds=0.3)
     row.prepare(front)
-    site = front.stock_site() if stock else front.logs_site()
-    port = reactor.listenTCP(0, site, interface=ADDRESS)
+    port = reactor.listenTCP(0, front.site(site), interface=ADDRESS)
     try:
         client = await connect(reactor, port.getHost().port)
         client.send(row.octets)
@@ -49,11 +48,12 @@ async def check(row: Row, stock: bool) -> None:
         await port.stopListening()
 
 
+@pytest.mark.parametrize("site", SITES)
 @pytest_twisted.ensureDeferred
-async def test_no_100_unless_asked() -> None:
+async def test_no_100_unless_asked(site: str) -> None:
     """``100 Continue`` goes only to a client that asked."""
     front = Front(reactor)
-    port = reactor.listenTCP(0, front.logs_site(), interface=ADDRESS)
+    port = reactor.listenTCP(0, front.site(site), interface=ADDRESS)
     try:
         client = await connect(reactor, port.getHost().port)
         client.send(request(BODY))
@@ -72,12 +72,13 @@ async def test_no_100_unless_asked() -> None:
         await port.stopListening()
 
 
+@pytest.mark.parametrize("site", SITES)
 @pytest_twisted.ensureDeferred
-async def test_client_gone() -> None:
+async def test_client_gone(site: str) -> None:
     """A client that hangs up before its answer has its delivery cancelled."""
     front = Front(reactor)
     front.deliverer.at_once = False
-    port = reactor.listenTCP(0, front.logs_site(), interface=ADDRESS)
+    port = reactor.listenTCP(0, front.site(site), interface=ADDRESS)
     try:
         client = await connect(reactor, port.getHost().port)
         client.send(request(BODY))
@@ -90,11 +91,12 @@ async def test_client_gone() -> None:
         await port.stopListening()
 
 
+@pytest.mark.parametrize("site", SITES)
 @pytest_twisted.ensureDeferred
-async def test_many_on_one_connection() -> None:
+async def test_many_on_one_connection(site: str) -> None:
     """A drain's connection carries post after post."""
     front = Front(reactor)
-    port = reactor.listenTCP(0, front.logs_site(), interface=ADDRESS)
+    port = reactor.listenTCP(0, front.site(site), interface=ADDRESS)
     try:
         client = await connect(reactor, port.getHost().port)
         for i in range(200):

@@ -1,0 +1,22 @@
+"""
+Chooses between the twins of the frame codec.
+
+The compiled one where it was built, unless ``LOGISS_PURE=1``; both have the same
+contract and pass the same tests.
+"""
+
+import os
+
+from logiss import frames
+
+NAME = "pure"
+rewrite = frames.rewrite
+
+if os.environ.get("LOGISS_PURE") != "1":
+    try:
+        from logiss import _frames  # type: ignore[attr-defined]
+    except ImportError:
+        pass
+    else:
+        NAME = "compiled"
+        rewrite = _frames.rewrite

@@ -1,0 +1,163 @@
+"""
+Decides on the headers alone whether a post may go on.
+
+Each guard is a function from post to refusal or nothing; they are asked in the order
+of the table in the HTTP reference, and the first refusal is the answer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.web.server import Request
+
+from logiss.answers import (
+    ONLY_POST,
+    ONLY_SSL,
+    SHUTTING_DOWN,
+    UNAUTHORIZED,
+    WRONG_ENCODING,
+    WRONG_TYPE,
+    Answer,
+)
+from logiss.credentials import Credential, Credentials
+from logiss.drain import Drain
+from logiss.metrics import Metrics
+from logiss.settings import Settings
+
+CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
+
+Guard = Callable[["Post"], Answer | None]
+
+
+class Post:
+    """
+    What is known of one post.
+
+    @ivar values: the values of a header by its name in lower case, or None.
+    @ivar credential: the one it was admitted by.
+    """
+
+    __slots__ = (
+        "content_encoding",
+        "credential",
+        "drain_token",
+        "remote_addr",
+        "request",
+        "request_id",
+        "started_at",
+        "values",
+    )
+
+    def __init__(self, request: Request, started_at: float) -> None:
+        values: Any = getattr(request, "header_values", None)
+        if values is None:
+            values = request.requestHeaders.getRawHeaders
+        self.request = request
+        self.values: Callable[[bytes], list[bytes] | None] = values
+        self.started_at = started_at
+        self.drain_token = _first(values(b"logplex-drain-token"))
+        self.request_id = _first(values(b"x-request-id"))
+        self.remote_addr = _address(request, values(b"x-forwarded-for")) or None
+        self.content_encoding = b""
+        self.credential: Credential | None = None
+
+
+def _first(values: list[bytes] | None) -> bytes | None:
+    return values[0] if values else None
+
+
+def _address(request: Request, forwarded: list[bytes] | None) -> bytes:
+    """Where the post came from, for the origin and the log."""
+    if forwarded and any(forwarded):
+        return forwarded[0] if len(forwarded) == 1 else b", ".join(forwarded)
+    return peer_address(getattr(request.getClientAddress(), "host", "")).encode()
+
+
+def peer_address(host: str) -> str:
+    """A peer's address without zone; one that is IPv4 mapped to IPv6 as IPv4."""
+    if ":" not in host:
+        return host
+    host = host.partition("%")[0]
+    if host.startswith("::ffff:") and "." in host:
+        return host[len("::ffff:") :]
+    return host
+
+
+class Guards:
+    """The guards of one front door."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        drain: Drain,
+        metrics: Metrics,
+        too_large: Answer,
+    ) -> None:
+        self._max_body_bytes = settings.max_body_bytes
+        self._credentials = credentials
+        self._drain = drain
+        self._metrics = metrics
+        self._too_large = too_large
+        ssl: tuple[Guard, ...] = (self._ssl,) if settings.enforce_ssl else ()
+        self._guards: tuple[Guard, ...] = (
+            *ssl,
+            self.draining,
+            self._method,
+            self._content_type,
+            self._credential,
+            self._content_encoding,
+            self._content_length,
+        )
+
+    def refusal(self, post: Post) -> Answer | None:
+        """The first refusal; None when the post may go on."""
+        for guard in self._guards:
+            refusal = guard(post)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _ssl(self, post: Post) -> Answer | None:
+        proto = _first(post.values(b"x-forwarded-proto")) or b""
+        if proto.partition(b",")[0].strip().lower() == b"https":
+            return None
+        return ONLY_SSL
+
+    def draining(self, post: Post) -> Answer | None:
+        return SHUTTING_DOWN if self._drain.draining else None
+
+    def _method(self, post: Post) -> Answer | None:
+        return None if post.request.method == b"POST" else ONLY_POST
+
+    def _content_type(self, post: Post) -> Answer | None:
+        media_type = _first(post.values(b"content-type")) or b""
+        if media_type in CONTENT_TYPES:
+            return None
+        if media_type.partition(b";")[0].strip().lower() in CONTENT_TYPES:
+            return None
+        return WRONG_TYPE
+
+    def _credential(self, post: Post) -> Answer | None:
+        offered = post.values(b"authorization")
+        if offered is not None and len(offered) == 1:
+            post.credential = self._credentials.authorize(offered[0])
+        if post.credential is None:
+            self._metrics.credentials_refused += 1
+            return UNAUTHORIZED
+        self._metrics.credentials_accepted += 1
+        return None
+
+    def _content_encoding(self, post: Post) -> Answer | None:
+        encodings = post.values(b"content-encoding")
+        if encodings is None:
+            return None
+        encoding = post.content_encoding = b",".join(encodings).strip().lower()
+        return None if encoding in (b"", b"identity", b"gzip") else WRONG_ENCODING
+
+    def _content_length(self, post: Post) -> Answer | None:
+        # The channel has made sure that it is one number.
+        lengths = post.values(b"content-length")
+        if lengths is not None and int(lengths[0]) > self._max_body_bytes:
+            return self._too_large
+        return None
