@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: run test lint clean
+.PHONY: bench run test lint clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -24,6 +24,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Needs gcc and wrk, installs nothing; `make test` makes the virtual environment.
+bench:
+	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
+	$(BIN)/python benchmarks/posts.py --variant stock --variant pure --variant tls
+	$(BIN)/python benchmarks/codec.py
 
 $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'

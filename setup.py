@@ -54,6 +54,7 @@ setup(
             "mypy-zope>=1.0.7",
             "ruff>=0.6",
         ],
+        "bench": ["pygal>=3.0", "trustme>=1.1"],
         "release": ["build>=1.2", "towncrier>=23.11"],
     },
     entry_points={"console_scripts": ["logiss = logiss.__main__:main"]},
