@@ -134,7 +134,7 @@ class SyslogSender(Protocol):
         if ITCPTransport.providedBy(self._tcp):
             self._tcp.setTcpNoDelay(True)
             self._tcp.setTcpKeepAlive(True)
-            if not self._is_tls and hasattr(self._tcp, "getHandle"):
+            if hasattr(self._tcp, "getHandle"):
                 self._socket = self._tcp.getHandle()
         if not self._is_tls:
             self.factory.sender_connected(self)
@@ -160,31 +160,43 @@ class SyslogSender(Protocol):
         assert self._sent is None, "one send at a time"
         if self._is_tls and self.transport.is_over:
             return fail(ConnectionBroken("the backend ended the TLS session"))
-        if len(chunks) > _CHUNKS_MAX:
-            chunks = [b"".join(chunks)]
-        taken = 0
-        if self._socket is not None:
-            taken = self._send_now(self._socket, chunks)
-            if taken == sum(map(len, chunks)):
-                return succeed(None)
-        octets = b"".join(chunks)[taken:]
+        if self._is_tls:
+            has_left = self.transport.write_through(b"".join(chunks), self._send_now)
+        else:
+            has_left = self._write_through(chunks)
+        if has_left:
+            return succeed(None)
         sent = self._sent = Deferred()
-        self.transport.write(octets)
         self._registering = True
         self._tcp.registerProducer(self, streaming=False)
         self._registering = False
         return sent
 
-    def _send_now(self, connection: socket.socket, chunks: Sequence[bytes]) -> int:
+    def _write_through(self, chunks: Sequence[bytes]) -> bool:
+        """Write, at once as far as that goes; whether everything has left."""
+        if len(chunks) > _CHUNKS_MAX:
+            chunks = [b"".join(chunks)]
+        taken = self._send_now(chunks)
+        if taken == sum(map(len, chunks)):
+            return True
+        self.transport.write(b"".join(chunks)[taken:])
+        return False
+
+    def _send_now(self, chunks: Sequence[bytes]) -> int:
         """
         Give the kernel what it takes at once; the reactor would make it two more
         system calls and a turn.
 
         @return: how many bytes it took. None when the backend has ended the
-            connection: the reactor will find that out by reading.
+            connection, or may have within TLS: the reactor finds out by reading,
+            which it does before it writes.
         """
+        connection = self._socket
+        if connection is None:
+            return 0
         try:
-            if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            unread = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            if not unread or self._is_tls:
                 return 0
         except BlockingIOError:
             pass

@@ -5,7 +5,7 @@ The backend's certificate must lead to an authority in PEMFILE and be for the ho
 of FORWARD_DEST (RFC 6125).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from cryptography.x509.oid import NameOID
@@ -65,10 +65,59 @@ class ClientTLS(TLSMemoryBIOProtocol):
         """
         return bool(self.getHandle().get_protocol_version() < SSL.TLS1_3_VERSION)
 
+    def write_through(
+        self, octets: bytes, send_now: Callable[[Sequence[bytes]], int]
+    ) -> bool:
+        """
+        Encrypt `octets` and hand the ciphertext over, at once as far as that goes.
+
+        Twisted's way is a write to the transport for each record of 16 KiB.
+
+        @param send_now: gives the kernel what it takes and says how much that was.
+        @return: whether the kernel has all of the ciphertext.
+        """
+        if self.disconnecting or self._lostTLSConnection or self._has_unsent():
+            self.write(octets)
+            return False
+        encrypted, whole = 0, memoryview(octets)
+        try:
+            while encrypted < len(whole):
+                end = encrypted + _RECORD_BYTES
+                encrypted += self._tlsConnection.send(whole[encrypted:end])
+        except SSL.Error:
+            # The ordinary way knows what to do, and gets what is left.
+            pass
+        ciphertext = self._take_ciphertext(encrypted)
+        taken = send_now([ciphertext]) if ciphertext else 0
+        if taken < len(ciphertext):
+            cast(Any, self.transport).write(ciphertext[taken:])
+        if encrypted < len(whole):
+            self.write(octets[encrypted:])
+        return taken == len(ciphertext) and encrypted == len(whole)
+
+    def _has_unsent(self) -> bool:
+        """Whether something waits that what is written now has to follow."""
+        tcp = cast(Any, self.transport)
+        return bool(self._appSendBuffer or tcp.dataBuffer or tcp._tempDataLen)
+
+    def _take_ciphertext(self, encrypted: int) -> bytes:
+        records = encrypted // _RECORD_BYTES + 1
+        most = encrypted + records * _RECORD_OVERHEAD_MAX
+        pieces = []
+        while True:
+            try:
+                pieces.append(self._tlsConnection.bio_read(most))
+            except SSL.WantReadError:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def holds_cleartext(self) -> bool:
         """Whether bytes wait to be encrypted until the backend has been read."""
         return bool(self._appSendBuffer)
 
+
+_RECORD_BYTES = 2**14
+# RFC 5246 section 6.2.3 and RFC 8446 section 5.2: header and expansion of a record.
+_RECORD_OVERHEAD_MAX = 5 + 2048
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h that an operator meets.
 _VERIFY_ERRORS = {
