@@ -86,6 +86,16 @@ class Options(UsageOptions):
         ),
     ]
 
+    optParameters = [
+        (
+            "http",
+            None,
+            None,
+            "HTTP channel, 'fast' or 'stock' (twisted.web's); default: HTTP_CHANNEL,"
+            " else fast.",
+        ),
+    ]
+
     def __init__(self) -> None:
         super().__init__()
         self.twisted_events = _TwistedEvents()
@@ -113,6 +123,8 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     environ = dict(os.environ)
+    if options["http"] is not None:
+        environ["HTTP_CHANNEL"] = options["http"]
     trying = bool(options["with-receiver"]) and not environ.get("FORWARD_DEST")
     if trying:
         environ = {

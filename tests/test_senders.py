@@ -1,5 +1,6 @@
 """A sender says that bytes have left when the kernel has them, and not before."""
 
+import socket
 from typing import Any
 
 from OpenSSL import SSL
@@ -190,6 +191,97 @@ class SyslogSenderTests(SenderTestCase):
         _, transport = self.connect()
         self.assertTrue(transport.no_delay)
         self.assertTrue(transport.keep_alive)
+
+
+class _SocketTransport(KernelTransport):
+    """A transport that has a socket, as the reactor's own have."""
+
+    def __init__(self, reactor: MemoryReactorClock, ours: socket.socket) -> None:
+        super().__init__(reactor)
+        self._ours = ours
+
+    def getHandle(self) -> socket.socket:  # noqa: N802
+        return self._ours
+
+
+class StraightToTheKernelTests(SenderTestCase):
+    """What the kernel takes at once does not go through the transport."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.ours, self.theirs = socket.socketpair()
+        self.addCleanup(self.ours.close)
+        self.addCleanup(self.theirs.close)
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+        self.sender = self.factory.buildProtocol(None)
+        self.socket_transport = _SocketTransport(self.reactor, self.ours)
+        self.sender.makeConnection(self.socket_transport)
+
+    def test_all(self) -> None:
+        """When it takes everything the delivery ends there and then."""
+        sent = self.sender.send([b"hello ", b"world"])
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertEqual(self.theirs.recv(100), b"hello world")
+        self.assertIsNone(self.socket_transport.producer)
+        self.socket_transport.run()
+        self.assertEqual(self.socket_transport.taken, b"")
+
+    def test_many_chunks(self) -> None:
+        """More chunks than one call takes arrive all the same."""
+        chunks = [b"%d," % i for i in range(3_000)]
+        self.successResultOf(self.sender.send(chunks))
+        self.assertEqual(self.theirs.recv(1 << 20), b"".join(chunks))
+
+    def test_a_part(self) -> None:
+        """What it does not take goes through the transport, in order."""
+        octets = bytes(range(256)) * 8_192
+        sent = self.sender.send([octets[:100], octets[100:]])
+        self.assertNoResult(sent)
+        arrived = b""
+        try:
+            while True:
+                arrived += self.theirs.recv(1 << 20)
+        except BlockingIOError:
+            pass
+        self.assertTrue(0 < len(arrived) < len(octets))
+        self.socket_transport.run()
+        self.assertEqual(arrived + self.socket_transport.taken, octets)
+        self.successResultOf(sent)
+
+    def test_none(self) -> None:
+        """A kernel that takes nothing leaves all to the transport."""
+        try:
+            while True:
+                self.ours.send(bytes(1 << 16))
+        except BlockingIOError:
+            pass
+        sent = self.sender.send([b"later"])
+        self.assertNoResult(sent)
+        self.socket_transport.run()
+        self.assertEqual(self.socket_transport.taken, b"later")
+        self.successResultOf(sent)
+
+    def test_end_of_file(self) -> None:
+        """Where the backend has closed, nothing is written at once."""
+        self.theirs.shutdown(socket.SHUT_WR)
+        sent = self.sender.send([b"lost?"])
+        self.assertNoResult(sent)
+        self.assertRaises(BlockingIOError, self.theirs.recv, 100)
+        self.socket_transport.end(Failure(ConnectionDone()))
+        self.sender.connectionLost(Failure(ConnectionDone()))
+        self.failureResultOf(sent, ConnectionBroken)
+
+    def test_unread_bytes(self) -> None:
+        """A backend that talks is written to all the same."""
+        self.theirs.send(b"hello?")
+        self.successResultOf(self.sender.send([b"yes"]))
+        self.assertEqual(self.theirs.recv(100), b"yes")
+
+    def test_broken(self) -> None:
+        """A reset connection takes nothing."""
+        self.theirs.close()
+        self.assertNoResult(self.sender.send([b"x"]))
 
 
 class SenderFactoryTests(SenderTestCase):

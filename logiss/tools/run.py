@@ -15,10 +15,15 @@ def add_to(subcommands: Any) -> None:
         action="store_true",
         help="when FORWARD_DEST is not set, forward to an embedded receiver",
     )
+    parser.add_argument(
+        "--http", metavar="CHANNEL", help="HTTP channel: 'fast' or 'stock'"
+    )
     parser.set_defaults(call=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     flags = ["--with-receiver"] if arguments.with_receiver else []
+    if arguments.http is not None:
+        flags += ["--http", arguments.http]
     Twist.main(["twist", "logiss", *flags])
     return 0

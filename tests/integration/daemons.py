@@ -91,15 +91,16 @@ class Daemon:
     """
     A logiss process.
 
-    @param command: ``twist`` or ``twistd``.
+    @param command: ``twist``, ``twistd`` or ``python``, and options behind it.
     """
 
     def __init__(self, command: str, workdir: Path, **variables: str) -> None:
+        name, *options = command.split()
         arguments = {
             "twist": [str(BIN / "twist"), "logiss"],
             "twistd": [str(BIN / "twistd"), "-n", "--pidfile=", "logiss"],
             "python": [sys.executable, "-m", "logiss", "run"],
-        }[command]
+        }[name] + options
         environ = {
             "PATH": os.environ["PATH"],
             "DEPLOY": "test",

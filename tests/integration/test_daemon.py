@@ -18,7 +18,7 @@ from tests.integration.daemons import (
     wait_for,
 )
 
-COMMANDS = ["twist", "twistd"]
+COMMANDS = ["twist", "twistd", "python --http stock"]
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 LIFE = ["start", "listen", "shutdown-signal", "shutdown", "drain", "exit"]
 
@@ -263,6 +263,40 @@ def test_slow_reader_of_the_log(tmp_path: Path) -> None:
         daemon.read_stdout.set()
         success = {"count#log-iss.http.logs.post.success": "1"}
         wait_for(lambda: len(daemon.logged(**success)) == 1_000)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "channel"),
+    [
+        ("twist", {}, "fast"),
+        ("twist", {"HTTP_CHANNEL": "stock"}, "stock"),
+        ("twist --http stock", {}, "stock"),
+        ("python --http fast", {"HTTP_CHANNEL": "stock"}, "fast"),
+    ],
+)
+def test_http_channel(
+    command: str, variables: dict[str, str], channel: str, tmp_path: Path
+) -> None:
+    """The option goes before the variable, and the first line says which it is."""
+    with (
+        receiving() as receiver,
+        running(
+            command, tmp_path, FORWARD_DEST=f"127.0.0.1:{receiver.port}", **variables
+        ) as daemon,
+    ):
+        daemon.wait_until_usable()
+        assert daemon.lines[0]["http"] == channel
+        assert daemon.lines[0]["codec"] in ("compiled", "pure")
+        client = BlockingClient(daemon.port)
+        client.send(request(framed(message())))
+        answer = client.answer()
+        assert answer is not None
+        assert answer.code == 200
+        # twisted.web puts its headers in an order of its own.
+        assert (list(answer.headers)[0] == "date") == (channel == "fast")
+        client.close()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
 
