@@ -110,11 +110,11 @@ class _Serving(Post):
     A post that is on its way.
 
     @ivar waiting: what it waits for: room, or its delivery.
-    @ivar answer: called with the answer when there is one.
+    @ivar answered: fires with the answer, for a caller of `respond` who writes it.
     """
 
     __slots__ = (
-        "answer",
+        "answered",
         "client_gone",
         "delivery_started_at",
         "fixer_seconds",
@@ -127,7 +127,7 @@ class _Serving(Post):
 
     def __init__(self, request: Request, started_at: float) -> None:
         super().__init__(request, started_at)
-        self.answer: Callable[[Answer], None] = self.write
+        self.answered: Deferred[Answer] | None = None
         self.client_gone = False
         self.delivery_started_at = 0.0
         self.fixer_seconds = 0.0
@@ -137,8 +137,10 @@ class _Serving(Post):
         self.reserved_bytes = 0
         self.waiting: Deferred[None] | None = None
 
-    def write(self, answer: Answer) -> None:
-        if not self.client_gone:
+    def answer(self, answer: Answer) -> None:
+        if self.answered is not None:
+            self.answered.callback(answer)
+        elif not self.client_gone:
             answer.write_to(self.request)
 
 
@@ -230,8 +232,7 @@ class LogsResource(Resource):
         post = self._admitted(request)
         if isinstance(post, Answer):
             return succeed(post)
-        answered: Deferred[Answer] = Deferred()
-        post.answer = answered.callback
+        post.answered = answered = Deferred()
         self._serve(post)
         return answered
 
@@ -267,7 +268,7 @@ class LogsResource(Resource):
         # Request and post hold each other: left so, each would wait for the
         # garbage collector.
         cast(Any, post.request).about = None
-        del post.answer, post.values
+        del post.values
         self.drain.leave()
 
     # the way of an admitted post
