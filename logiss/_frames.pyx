@@ -218,6 +218,11 @@ def rewrite(
                 room = grown + <Py_ssize_t>(
                     <double>(end - stop) * grown / (stop - body_start)
                 )
+                # Never for more than a batch may come to, whatever the first frames say.
+                room = max(
+                    grown,
+                    min(room, batch_bytes_max + (LENGTH_DIGITS_MAX + 1) * (frames + 1)),
+                )
                 if out == NULL:
                     out = PyBytes_FromStringAndSize(NULL, room)
                 else:

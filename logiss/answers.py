@@ -101,9 +101,7 @@ UNAUTHORIZED = Answer(
 WRONG_ENCODING = Answer(
     http.UNSUPPORTED_MEDIA_TYPE, "Content-Encoding must be gzip or identity"
 )
-NO_BACKEND = Answer(
-    http.SERVICE_UNAVAILABLE, "No backend connection is usable", closes=False
-)
+NO_BACKEND = Answer(http.SERVICE_UNAVAILABLE, "No backend connection is usable")
 BAD_REQUEST = Answer(http.BAD_REQUEST, "Malformed HTTP request", closes=True)
 INTERNAL_ERROR = Answer(http.INTERNAL_SERVER_ERROR, "Internal error", closes=True)
 METHOD_UNKNOWN = Answer(http.NOT_IMPLEMENTED, "Unknown method", closes=True)

@@ -23,6 +23,7 @@ class Budget:
         self._limit_bytes = limit_bytes
         self._reserved_bytes = 0
         self._waiting: deque[tuple[int, Deferred[None], IDelayedCall]] = deque()
+        self._admitting = False
 
     @property
     def reserved_bytes(self) -> int:
@@ -68,11 +69,19 @@ class Budget:
         return self._reserved_bytes + size <= self._limit_bytes
 
     def _admit(self) -> None:
-        while self._waiting and self._has_room(self._waiting[0][0]):
-            size, waiter, timer = self._waiting.popleft()
-            timer.cancel()
-            self._reserved_bytes += size
-            waiter.callback(None)
+        # Who is admitted may release at once, which calls this again: as a loop,
+        # not as deep as the line is long.
+        if self._admitting:
+            return
+        self._admitting = True
+        try:
+            while self._waiting and self._has_room(self._waiting[0][0]):
+                size, waiter, timer = self._waiting.popleft()
+                timer.cancel()
+                self._reserved_bytes += size
+                waiter.callback(None)
+        finally:
+            self._admitting = False
 
     def _too_late(self, waiter: Deferred[None]) -> None:
         self._forget(waiter)

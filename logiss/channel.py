@@ -88,6 +88,8 @@ class Channel(Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._header_bytes = 0
         self._in_headers = False
+        self._upgrading = False
+        self._clogged: bool | None = None
         self._incoming: LeanRequest | None = None
         self._serving: LeanRequest | None = None
         self._waiting: deque[LeanRequest] = deque()
@@ -117,7 +119,7 @@ class Channel(Protocol):
         self.last_active = self.site.clock.seconds()
         if self._closing is not None or self._broken is not None:
             return
-        if self._serving is not None and self._incoming is None:
+        if self._serving is not None or self._clogged:
             self._keep_unread(data)
         else:
             self._feed(data)
@@ -145,17 +147,25 @@ class Channel(Protocol):
             self.transport.pauseProducing()
 
     def _feed(self, data: bytes) -> None:
-        was_in_headers = self._in_headers
+        rest: bytes | None = data
+        while rest is not None:
+            rest = self._parse(rest)
+
+    def _parse(self, data: bytes) -> bytes | None:
+        """Have llhttp read `data`; what is to be read then, if anything."""
+        self._header_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if was_in_headers and self._in_headers:
-                # llhttp gathers a field until it is whole, however long it is.
-                self._header_bytes += len(data)
-                if self._header_bytes > HEADER_BYTES_MAX:
-                    self._break(HEADERS_TOO_LARGE)
-        except HttpParserUpgrade:
-            # No other protocol is spoken here: the request is served as it is,
-            # and what follows it is not understood.
+            # A field is gathered until it is whole, however long it is; also one
+            # behind a chunked body.
+            if self._header_bytes > HEADER_BYTES_MAX and (
+                self._in_headers or self._incoming is not None
+            ):
+                self._break(HEADERS_TOO_LARGE)
+        except HttpParserUpgrade as e:
+            if self._upgrading:
+                return self._without_upgrade() + data[e.args[0] :]
+            # CONNECT: what follows it is not understood.
             self._no_more()
         except HttpParserCallbackError:
             # Ours, not the client's.
@@ -165,14 +175,35 @@ class Channel(Protocol):
             self._break(METHOD_UNKNOWN)
         except HttpParserError:
             self._break(BAD_REQUEST)
+        return None
+
+    def _without_upgrade(self) -> bytes:
+        """
+        The head of a request to upgrade as if it had not asked: no other protocol
+        is spoken here. llhttp takes what follows such a head, the body as well, for
+        the other protocol, so that it has to read it anew.
+        """
+        self._upgrading = False
+        parser, self._parser = self._parser, HttpRequestParser(self)
+        version = parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self._uri, version)]
+        lines += [
+            b"%b: %b" % field
+            for field in self._fields
+            if field[0].lower() != b"upgrade"
+        ]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _break(self, answer: Answer) -> None:
         """What comes is no HTTP: answer what was before it, say so and close."""
         if self._broken is None:
             self._broken = answer
             incoming, self._incoming = self._incoming, None
-            if incoming is not None and incoming is not self._serving:
+            if incoming is not None:
                 incoming.chunks = []
+                if incoming.finished:
+                    # It has had its answer, on its headers.
+                    self._close()
             self._advance()
 
     def _no_more(self) -> None:
@@ -199,8 +230,13 @@ class Channel(Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        self._header_bytes = 0
         if self._closing is not None:
             # Read ahead behind the last request that is answered.
+            return
+        parser = self._parser
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
+            self._upgrading = True
             return
         fields: dict[bytes, list[bytes]] = {}
         size = 0
@@ -211,7 +247,6 @@ class Channel(Protocol):
                 fields[name].append(value)
             else:
                 fields[name] = [value]
-        parser = self._parser
         is_1_1 = parser.get_http_version() == "1.1"
         request = self._incoming = LeanRequest(
             self,
@@ -227,6 +262,11 @@ class Channel(Protocol):
             request.refusal = HEADERS_TOO_LARGE
         elif is_1_1 and len(fields.get(b"host", ())) != 1:
             request.refusal = BAD_REQUEST
+        elif b"transfer-encoding" in fields and not (
+            is_1_1 and [v.lower() for v in fields[b"transfer-encoding"]] == [b"chunked"]
+        ):
+            # llhttp would also take other codings in front, and HTTP/1.0.
+            request.refusal = BAD_REQUEST
         else:
             request.resource = self.site.resource_for(request)
             if self.site.refuses_early(request.resource):
@@ -238,6 +278,8 @@ class Channel(Protocol):
                 request.persistent = False
             elif self._serving is None and not self._waiting:
                 self.write(_CONTINUE)
+            else:
+                request.expects = True
         if request.refusal is not None:
             if request.refusal.closes:
                 request.persistent = False
@@ -245,6 +287,7 @@ class Channel(Protocol):
                 self._serve(request)
 
     def on_body(self, chunk: bytes) -> None:
+        self._header_bytes = 0
         request = self._incoming
         if request is None or request.refusal is not None:
             return
@@ -256,13 +299,12 @@ class Channel(Protocol):
             if self._serving is None and not self._waiting:
                 self._serve(request)
         else:
-            request.chunks.append(chunk)
+            request.add_chunk(chunk)
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
         if request is None:
             return
-        request.is_whole = True
         if request.finished:
             return
         if request is not self._serving:
@@ -277,9 +319,17 @@ class Channel(Protocol):
             return
         self._advancing = True
         try:
-            while self._serving is None and self._closing is None:
+            while self._serving is None and self._closing is None and not self._clogged:
+                incoming = self._incoming
                 if self._waiting:
                     self._serve(self._waiting.popleft())
+                elif incoming is not None and incoming.is_due:
+                    # It was read behind one that was being served.
+                    if incoming.refusal is not None:
+                        self._serve(incoming)
+                    else:
+                        incoming.expects = False
+                        self.write(_CONTINUE)
                 elif self._unread:
                     data = b"".join(self._unread)
                     self._unread.clear()
@@ -314,7 +364,10 @@ class Channel(Protocol):
         if not request.persistent:
             self._close()
         elif not self._advancing and (
-            self._waiting or self._unread or self._broken is not None
+            self._waiting
+            or self._unread
+            or self._incoming is not None
+            or self._broken is not None
         ):
             self._advance()
 
@@ -329,6 +382,9 @@ class Channel(Protocol):
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
+        if self._clogged is not None:
+            # A paused producer would keep the end from being sent.
+            self.transport.unregisterProducer()
         self._closing = self.site.clock.callLater(LINGER_SECONDS, self.abort)
         lose = getattr(self.transport, "loseWriteConnection", None)
         if lose is None or ISSLTransport.providedBy(self.transport):
@@ -354,7 +410,7 @@ class Channel(Protocol):
             and self._serving is None
             and self._closing is None
         ):
-            self.transport.loseConnection()
+            self._close()
 
     # what twisted.web's `Request` asks of its channel
 
@@ -375,7 +431,23 @@ class Channel(Protocol):
             # From here on the transport has a buffer, and all goes through it.
             octets = octets[sent:]
             self._send = None
+        if self._clogged is None:
+            # From here on it says when the client reads too slowly.
+            self._clogged = False
+            self.transport.registerProducer(self, True)
         self.transport.write(octets)
+
+    # what the transport asks of a producer
+
+    def pauseProducing(self) -> None:
+        self._clogged = True
+
+    def resumeProducing(self) -> None:
+        self._clogged = False
+        self._advance()
+
+    def stopProducing(self) -> None:
+        """The connection has ended; connectionLost follows."""
 
     def writeSequence(self, sequence: Any) -> None:  # noqa: N802
         self.write(b"".join(sequence))
@@ -396,10 +468,14 @@ class Channel(Protocol):
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802
         self._send = None
+        if self._clogged is not None:
+            self.transport.unregisterProducer()
+        self._clogged = False
         self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:  # noqa: N802
         self.transport.unregisterProducer()
+        self._clogged = None
 
     def getPeer(self) -> IAddress:  # noqa: N802
         return cast(IAddress, self.transport.getPeer())

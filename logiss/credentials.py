@@ -1,7 +1,8 @@
 """
 Decides whether a user and password are known.
 
-Passwords are kept as HMAC-SHA512 only.  A check costs one HMAC and compares in
+The table has passwords as HMAC-SHA512 only; headers that were verified are remembered
+as they came, while the table is in force. A check costs one HMAC and compares in
 constant time with every credential of the user; for an unknown user it does the
 same with a credential that nobody holds, so that time tells nothing.
 """
@@ -34,6 +35,7 @@ def password_digest(hmac_key: bytes, password: bytes) -> bytes:
 
 
 _VERIFIED_MAX = 10_000
+_HEADER_BYTES_MAX = 512
 _NOBODYS = Credential("", "", False, bytes(64))
 
 
@@ -73,9 +75,9 @@ class Credentials:
         if credential is None:
             offered = parse_basic(authorization)
             credential = self.check(*offered) if offered is not None else None
-            if credential is not None:
-                # One credential can be written in several ways, by its scheme's
-                # case: not in so many that this would grow.
+            if credential is not None and len(authorization) <= _HEADER_BYTES_MAX:
+                # One credential can be written in many ways, by its scheme's case
+                # and by spaces: this does not grow with them.
                 if len(self._verified) >= _VERIFIED_MAX:
                     self._verified.clear()
                 self._verified[authorization] = credential

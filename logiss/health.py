@@ -12,15 +12,25 @@ from typing import cast
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
 
-from logiss.answers import NO_BACKEND, NOT_FOUND, OK, SHUTTING_DOWN, Answer
+from logiss.answers import (
+    BODY_TOO_LARGE,
+    NO_BACKEND,
+    NOT_FOUND,
+    OK,
+    SHUTTING_DOWN,
+    Answer,
+    IRefusesEarly,
+)
 from logiss.drain import Drain
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 
 
+@implementer(IRefusesEarly)
 class _Leaf(Resource):
-    """Answers at its own path only."""
+    """Answers at its own path only, and never reads a body."""
 
     isLeaf = True
 
@@ -28,9 +38,15 @@ class _Leaf(Resource):
         super().__init__()
         self._answer = answer
 
+    def refusal(self, request: Request) -> Answer:
+        return NOT_FOUND if request.postpath else self._answer()
+
+    def body_too_large(self, request: Request) -> Answer:
+        return BODY_TOO_LARGE
+
     def render(self, request: IRequest) -> int:
         request = cast(Request, request)
-        (NOT_FOUND if request.postpath else self._answer()).write_to(request)
+        self.refusal(request).write_to(request)
         return NOT_DONE_YET
 
 

@@ -47,7 +47,7 @@ class Journal:
     @param clock: for the end of the reactor turn and for trying again.
     @param limit_bytes: of lines that wait; ours are ASCII, others may count less
         than their bytes.
-    @param on_dropped: told how many lines were dropped, once there is room; it may
+    @ivar on_dropped: told how many lines were dropped, once there is room; it may
         write a line about that.
     """
 

@@ -124,6 +124,7 @@ class Pool:
         self._senders: set[ISender] = set()
         self._timer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None
+        self._dispatching = False
 
     @property
     def connected(self) -> int:
@@ -170,6 +171,17 @@ class Pool:
         self._dispatch()
 
     def _dispatch(self) -> None:
+        # A send may end at once, and its end calls this again: as a loop, not as
+        # deep as the queue is long.
+        if self._dispatching:
+            return
+        self._dispatching = True
+        try:
+            self._hand_out()
+        finally:
+            self._dispatching = False
+
+    def _hand_out(self) -> None:
         while self._idle and (group := self._take()):
             sender = self._idle.popleft()
             self._begun[sender] = _Write(group)

@@ -20,6 +20,8 @@ from twisted.web.server import Request
 
 from logiss.answers import OK, Answer
 
+_CHUNKS_MAX = 256
+
 
 class LeanRequest(Request):
     """
@@ -51,10 +53,10 @@ class LeanRequest(Request):
         self.resource: Any = None
         self.chunks: list[bytes] = []
         self.size = 0
-        self.is_whole = False
         self.persistent = True
         self.refusal: Answer | None = None
         self.about: Any = None
+        self.expects = False
         self.on_end: Callable[[bool], None] | None = None
 
     queued = False
@@ -120,9 +122,24 @@ class LeanRequest(Request):
     def sitepath(self) -> Any:
         return []
 
+    @property
+    def is_due(self) -> bool:
+        """Whether something is to be said before the body is there."""
+        return self.expects or (self.refusal is not None and not self.finished)
+
     def header_values(self, name: bytes) -> list[bytes] | None:
         """The values of the header `name`, which is in lower case."""
         return self.fields.get(name)
+
+    def add_chunk(self, chunk: bytes) -> None:
+        """Keep a piece of the body. Many are kept in one, for each has a price."""
+        chunks: list[Any] = self.chunks
+        if len(chunks) < _CHUNKS_MAX:
+            chunks.append(chunk)
+            return
+        if len(chunks) == _CHUNKS_MAX:
+            chunks.append(bytearray())
+        chunks[-1] += chunk
 
     def body(self) -> bytes:
         """The body, which is not kept here any longer."""
@@ -146,7 +163,7 @@ class LeanRequest(Request):
         self._cleanup()
 
     def _cleanup(self) -> None:
-        # The end of an answer, from `finish` or `write_whole`.
+        # The end of an answer, from `finish` or `write_answer`.
         channel, self.channel = self.channel, None
         self._end(True)
         for waiting in self.__dict__.pop("notifications", ()):

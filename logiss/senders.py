@@ -15,6 +15,7 @@ transport would ask it in a loop.
 """
 
 import random
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any, cast
@@ -125,6 +126,8 @@ class SyslogSender(Protocol):
         self._registering = False
         self._is_tls = False
         self._socket: socket.socket | None = None
+        # Says that the backend has ended its side, even behind unread bytes.
+        self._ended: Any = None
         self._confirmed = False
         self._confirming: IDelayedCall | None = None
 
@@ -134,8 +137,10 @@ class SyslogSender(Protocol):
         if ITCPTransport.providedBy(self._tcp):
             self._tcp.setTcpNoDelay(True)
             self._tcp.setTcpKeepAlive(True)
-            if hasattr(self._tcp, "getHandle"):
+            if hasattr(self._tcp, "getHandle") and hasattr(select, "POLLRDHUP"):
                 self._socket = self._tcp.getHandle()
+                self._ended = select.poll()
+                self._ended.register(self._socket, select.POLLRDHUP)
         if not self._is_tls:
             self.factory.sender_connected(self)
 
@@ -160,6 +165,9 @@ class SyslogSender(Protocol):
         assert self._sent is None, "one send at a time"
         if self._is_tls and self.transport.is_over:
             return fail(ConnectionBroken("the backend ended the TLS session"))
+        if self._ended is not None and self._ended.poll(0):
+            # The reactor will find that out by reading; connectionLost follows.
+            return fail(ConnectionBroken("the backend closed the connection"))
         if self._is_tls:
             has_left = self.transport.write_through(b"".join(chunks), self._send_now)
         else:
@@ -187,25 +195,27 @@ class SyslogSender(Protocol):
         Give the kernel what it takes at once; the reactor would make it two more
         system calls and a turn.
 
-        @return: how many bytes it took. None when the backend has ended the
-            connection, or may have within TLS: the reactor finds out by reading,
-            which it does before it writes.
+        @return: how many bytes it took. None within TLS when there are bytes to be
+            read, for they may be the end of the session: the reactor reads before
+            it writes.
         """
         connection = self._socket
         if connection is None:
             return 0
         try:
-            unread = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            if not unread or self._is_tls:
+            if self._is_tls and self._has_unread(connection):
                 return 0
-        except BlockingIOError:
-            pass
-        except OSError:
-            return 0
-        try:
             return connection.sendmsg(chunks)
         except OSError:
             return 0
+
+    @staticmethod
+    def _has_unread(connection: socket.socket) -> bool:
+        try:
+            connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
 
     def resumeProducing(self) -> None:
         # The first call comes from registerProducer, the next when the kernel has
@@ -236,13 +246,23 @@ class SyslogSender(Protocol):
         else:
             self.transport.loseWriteConnection()
 
+    def end(self) -> None:
+        """
+        Wait no longer for the backend to close. What the kernel has it goes on
+        sending; an abort would throw that away, answered as it is.
+        """
+        if self._sent is not None:
+            self.abort()
+        else:
+            self._tcp.loseConnection()
+
     @property
     def refusal(self) -> str:
         """Why the backend's certificate was refused, if it was."""
         return getattr(self.transport, "refusal", "")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._socket = None
+        self._socket = self._ended = None
         if self._confirming is not None:
             _stop(self._confirming)
         self.factory.sender_lost(self, reason)
@@ -341,6 +361,9 @@ class SenderFactory(ReconnectingClientFactory):
         """
         self.stopTrying()
         closed: Deferred[None] = Deferred()
+        if self._closed is not None:
+            self._closed.addCallback(closed.callback)
+            return closed
         if self.connector is None or not self.connector.active:
             closed.callback(None)
             return closed
@@ -349,7 +372,7 @@ class SenderFactory(ReconnectingClientFactory):
         if sender is None:
             self.connector.disconnect()
         else:
-            timer = self._clock.callLater(CLOSE_SECONDS, sender.abort)
+            timer = self._clock.callLater(CLOSE_SECONDS, sender.end)
             closed.addCallback(lambda _: _stop(timer))
             sender.close()
         return closed

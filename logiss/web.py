@@ -6,10 +6,10 @@ the order of the table in the docs. Then its body is read, inflated, rewritten a
 delivered, and what has become of it is its answer. Every answer is an `Answer`;
 one table turns errors into them.
 
-twisted.web reads a body to its end before it asks a Resource, so that a refusal
-that needs only the headers still waits for the body here. `logiss.site` bounds
-what is kept of a body meanwhile, in memory; an embedder's own `Site` keeps all of
-it in a temporary file.
+`logiss.channel` asks for a refusal before it reads the body. twisted.web reads a body
+to its end before it asks a Resource: there a refusal that needs only the headers waits
+for the body. `logiss.site` bounds what is kept of it meanwhile, in memory; an
+embedder's own `Site` keeps all of it in a temporary file.
 """
 
 from collections.abc import Callable
@@ -44,16 +44,11 @@ GONE = Answer(499, error="client gone before the answer")
 
 _RETRY = ((b"retry-after", b"1"),)
 
+_Kinds = type[Exception] | tuple[type[Exception], ...]
 # Every error that a post can end in, and its status.
-_ERRORS: tuple[tuple[type[Exception], Callable[[str], Answer]], ...] = (
+_ERRORS: tuple[tuple[_Kinds, Callable[[str], Answer]], ...] = (
     (
-        frames.BodyTooLarge,
-        lambda why: Answer(
-            http.REQUEST_ENTITY_TOO_LARGE, f"Body too large: {why}", closes=True
-        ),
-    ),
-    (
-        inflate.InflatedTooLarge,
+        (frames.BodyTooLarge, inflate.InflatedTooLarge),
         lambda why: Answer(
             http.REQUEST_ENTITY_TOO_LARGE, f"Body too large: {why}", closes=True
         ),
@@ -81,8 +76,8 @@ _ERRORS: tuple[tuple[type[Exception], Callable[[str], Answer]], ...] = (
 
 def answer_to(error: BaseException | None) -> Answer | None:
     """What to answer when `error` is one that a post may end in."""
-    for kind, answer in _ERRORS:
-        if isinstance(error, kind):
+    for kinds, answer in _ERRORS:
+        if isinstance(error, kinds):
             return answer(str(error))
     return None
 
@@ -232,7 +227,8 @@ class LogsResource(Resource):
         post = self._admitted(request)
         if isinstance(post, Answer):
             return succeed(post)
-        post.answered = answered = Deferred()
+        answered: Deferred[Answer] = Deferred()
+        post.answered = answered
         self._serve(post)
         return answered
 
@@ -424,12 +420,13 @@ class _Stamps:
         self._metadata_id = settings.metadata_id
         self._query_params = settings.query_params
         self._field_params = settings.field_params
-        self._origins: dict[bytes | None, bytes] = {}
+        self._origins: dict[bytes, bytes] = {}
 
     def stamp(self, post: Post) -> bytes:
-        origin = self._origins.get(post.remote_addr)
+        address = post.remote_addr or b""
+        origin = self._origins.get(address)
         if origin is None:
-            origin = self._origin(post.remote_addr or b"")
+            origin = self._origin(address)
         if self._metadata_id is None:
             return origin
         credential = post.credential

@@ -1,9 +1,9 @@
 """Payloads wait in order, leave joined, end once, and never after their deadline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -141,6 +141,28 @@ class JoinTests(PoolTestCase):
         sender.flush()
         sender.flush()
         self.assertEqual([len(w) for w in sender.writes], [5, WRITE_BYTES_MAX + 1, 4])
+
+
+class _InstantSender(FakeSender):
+    """A connection whose kernel takes everything at once."""
+
+    def send(self, chunks: Sequence[bytes]) -> Deferred[None]:
+        self.writes.append(b"".join(chunks))
+        return succeed(None)
+
+
+class InstantTests(PoolTestCase):
+    """A send may end at once."""
+
+    def test_long_queue(self) -> None:
+        """However long the queue is, every payload in it ends."""
+        results = [self.deliver(b"x" * WRITE_BYTES_MAX) for _ in range(2_000)]
+        sender = _InstantSender()
+        self.pool.sender_connected(sender)
+        self.assertEqual([r() for r in results], [[None]] * 2_000)
+        self.assertEqual(len(sender.writes), 2_000)
+        last = self.deliver(b"still usable")
+        self.assertEqual(last(), [None])
 
 
 class DeadlineTests(PoolTestCase):

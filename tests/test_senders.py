@@ -264,13 +264,13 @@ class StraightToTheKernelTests(SenderTestCase):
 
     def test_end_of_file(self) -> None:
         """Where the backend has closed, nothing is written at once."""
-        self.theirs.shutdown(socket.SHUT_WR)
-        sent = self.sender.send([b"lost?"])
-        self.assertNoResult(sent)
-        self.assertRaises(BlockingIOError, self.theirs.recv, 100)
-        self.socket_transport.end(Failure(ConnectionDone()))
-        self.sender.connectionLost(Failure(ConnectionDone()))
-        self.failureResultOf(sent, ConnectionBroken)
+        for octets in (b"", b"unread bytes in front"):
+            self.theirs.send(octets)
+            self.theirs.shutdown(socket.SHUT_WR)
+            sent = self.sender.send([b"lost?"])
+            self.failureResultOf(sent, ConnectionBroken)
+            self.assertRaises(BlockingIOError, self.theirs.recv, 100)
+            self.setUp()
 
     def test_unread_bytes(self) -> None:
         """A backend that talks is written to all the same."""
@@ -281,7 +281,7 @@ class StraightToTheKernelTests(SenderTestCase):
     def test_broken(self) -> None:
         """A reset connection takes nothing."""
         self.theirs.close()
-        self.assertNoResult(self.sender.send([b"x"]))
+        self.failureResultOf(self.sender.send([b"x"]), ConnectionBroken)
 
 
 class SenderFactoryTests(SenderTestCase):
@@ -358,14 +358,37 @@ class SenderFactoryTests(SenderTestCase):
         self.assertEqual(closed(), [None])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_close_aborts(self) -> None:
-        """A backend that does not close is not waited for."""
+    def test_close_does_not_wait(self) -> None:
+        """
+        A backend that does not close is not waited for, and keeps what the kernel
+        still has for it: a reset would throw that away.
+        """
         sender, transport = self.connect()
+        closed = outcome(self.factory.close())
+        self.reactor.advance(CLOSE_SECONDS)
+        self.assertTrue(transport.disconnecting)
+        self.assertFalse(transport.aborted)
+        self.lose(sender, transport, ConnectionDone())
+        self.assertEqual(closed(), [None])
+
+    def test_close_in_flight(self) -> None:
+        """A connection with bytes of ours in flight is given up instead."""
+        sender, transport = self.connect()
+        transport.room = 0
+        sent = outcome(sender.send([b"stuck"]))
         closed = outcome(self.factory.close())
         self.reactor.advance(CLOSE_SECONDS)
         self.assertTrue(transport.aborted)
         self.lose(sender, transport, ConnectionAborted())
         self.assertEqual(closed(), [None])
+        self.assertIsInstance(sent()[0].value, ConnectionBroken)
+
+    def test_close_twice(self) -> None:
+        """Whoever closes hears of the end, also the first of two."""
+        sender, transport = self.connect()
+        first, second = outcome(self.factory.close()), outcome(self.factory.close())
+        self.lose(sender, transport, ConnectionDone())
+        self.assertEqual((first(), second()), ([None], [None]))
 
     def test_close_while_waiting(self) -> None:
         """Closing between two attempts calls the next one off."""

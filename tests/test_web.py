@@ -221,6 +221,19 @@ class PostTests(PostTestCase):
         self.assertEqual(self.code(), 200)
         self.assertEqual(self.front.deliverer.octets, FORWARDED)
 
+    def test_many_wait_for_room(self) -> None:
+        """However many wait for room and end at once, each is answered."""
+        most = self.front.settings.max_inflight_bytes
+        self.front.logs.budget.reserve(most, 1)
+        connections = [Connection(self.front.site(self.site)) for _ in range(500)]
+        for connection in connections:
+            connection.send(request(b"malformed"))
+        self.front.logs.budget.release(most)
+        codes = [answer.code for c in connections for answer in c.answers()]
+        self.assertEqual(codes, [400] * 500)
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
     def test_respond(self) -> None:
         """Behind `render` stands a method whose outcome can be waited for."""
         answers: list[Answer] = []

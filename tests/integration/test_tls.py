@@ -565,5 +565,5 @@ async def test_stop_ends_the_session(authority: Authority, answers: bool) -> Non
         for connection in backend.connections:
             assert isinstance(connection, TLSConnection)
             assert connection.close_notified
-        aborted = [c for c in backend.connections if "ConnectionLost" in str(c.ended)]
-        assert len(aborted) == (0 if answers else 4)
+            # Not by a reset, which would take from it what it has not read.
+            assert "ConnectionLost" not in str(connection.ended)
