@@ -1,5 +1,6 @@
 # make run   sets everything up and runs logiss on port 5000
 # make test  sets everything up and passes the tests
+# make sanitize  runs the tests of the compiled codec under AddressSanitizer
 #
 # PYTHON names the interpreter for the virtual environment: 3.11 or newer.
 
@@ -10,7 +11,7 @@ STAMP := $(VENV)/installed
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: bench run test lint clean
+.PHONY: bench run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -25,6 +26,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Says so where it cannot run: it needs gcc with libasan, and Python's headers.
+sanitize: $(STAMP)
+	$(BIN)/python -m tests.sanitized
+
 # Needs gcc and wrk, installs nothing; `make test` makes the virtual environment.
 bench:
 	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
@@ -34,8 +39,10 @@ bench:
 $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
+	rm -f logiss/_frames.c logiss/_frames.*.so
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	touch $@
 
 clean:
+	rm -f logiss/_frames.c logiss/_frames.*.so
 	rm -rf $(VENV) .tox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*

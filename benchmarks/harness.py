@@ -92,8 +92,10 @@ class Load:
 def load(port: int, script: Path, connections: int, seconds: float) -> Load:
     """Post as often as the server at `port` takes it."""
     printed = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s"]
-        + [str(script), f"http://127.0.0.1:{port}/logs"],
+        [
+            *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"),
+            *("-s", str(script), f"http://127.0.0.1:{port}/logs"),
+        ],
         capture_output=True,
         text=True,
         check=True,

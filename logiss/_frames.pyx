@@ -99,7 +99,7 @@ def rewrite(
     cdef Py_ssize_t hostnames_cut = 0, app_names_cut = 0, procids_cut = 0, msgids_cut = 0
     cdef Field leading, hostname, app_name, procid, msgid
     cdef Field fields[5]
-    cdef int i
+    cdef Py_ssize_t i
     cdef bint has_nil, has_space
     cdef char *to
     cdef bytes stamp = structured_data or b"-"
@@ -212,16 +212,13 @@ def rewrite(
                 return pure.rewrite(
                     body, structured_data, drain_token, keep_structured_data, limits
                 )
-            if used + msg_len + LENGTH_DIGITS_MAX + 1 > room:
-                # The rest of the body, should it grow as its first frames did.
-                grown = used + msg_len + LENGTH_DIGITS_MAX + 1
-                room = grown + <Py_ssize_t>(
-                    <double>(end - stop) * grown / (stop - body_start)
-                )
-                # Never for more than a batch may come to, whatever the first frames say.
-                room = max(
-                    grown,
-                    min(room, batch_bytes_max + (LENGTH_DIGITS_MAX + 1) * (frames + 1)),
+            grown = used + digits_of(msg_len) + 1 + msg_len
+            if grown > room:
+                # The rest of the body, should it grow as its first frames did, but
+                # never more than the batch may still come to.
+                room = grown + min(
+                    <Py_ssize_t>(<double>(end - stop) * grown / (stop - body_start)),
+                    batch_bytes_max - batch_bytes,
                 )
                 if out == NULL:
                     out = PyBytes_FromStringAndSize(NULL, room)

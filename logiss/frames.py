@@ -54,11 +54,13 @@ _HEADER = re.compile(
 _ODD_HEADER = re.compile(rb"([^ ]* [^ ]* )([^ ]*) ([^ ]*) ([^ ]*) ([^ ]*)(?: (- )?|\Z)")
 
 # RFC 5424 section 6.3: 1*SD-ELEMENT, each with at least one SD-PARAM, then SP or
-# the end.  Possessive, so that no input makes it go back.
+# the end.  Only one octet decides at each place, so that going back finds nothing;
+# possessive where that is a matter of single octets: with groups of more, Python
+# before 3.11.5 matches too much.
 _SD_NAME = rb"[!#-<>-\\^-~]{1,32}+"
+_SD_VALUE = rb'"[^"\\\]]*+(?:\\.[^"\\\]]*+)*"'
 _SD_ELEMENTS = re.compile(
-    rb"(?:\[" + _SD_NAME + rb"(?: " + _SD_NAME + rb'="(?:[^"\\\]]|\\.)*+")++\])++'
-    rb"(?= |\Z)",
+    rb"(?:\[" + _SD_NAME + rb"(?: " + _SD_NAME + rb"=" + _SD_VALUE + rb")+\])+(?= |\Z)",
     re.DOTALL,
 )
 _PRINTABLE = re.compile(rb"[!-~]+")

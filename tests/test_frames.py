@@ -1,31 +1,49 @@
 """
 Bodies in, corrected frames out: the vectors to the byte, and everything else
 against a slow second reading of the specification.
+
+Both twins of the codec pass all of it: each class has a subclass, at the end, that
+runs it on the compiled one.
 """
 
 import json
+import os
+import sys
 import tracemalloc
 from base64 import b64decode
+from collections.abc import Callable
+from inspect import signature
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 from urllib.parse import parse_qs
 
 from attrs import astuple
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from logiss import frames as pure
 from logiss import stamp
 from logiss.frames import (
+    DEFAULT_LIMITS,
     Batch,
     BodyTooLarge,
     FrameLimits,
     MalformedFrame,
     RefusedBody,
-    rewrite,
 )
 from logiss.receiver import FrameDecoder
 from tests import frames_oracle
+
+compiled: Any = None
+try:
+    from logiss import _frames  # type: ignore[attr-defined]
+except ImportError:
+    pass
+else:
+    compiled = _frames
 
 VECTORS: list[dict[str, Any]] = json.loads(
     Path(__file__).with_name("vectors.json").read_text()
@@ -57,6 +75,16 @@ def cuts_of(batch: Batch) -> tuple[int, ...]:
     )
 
 
+def outcome(
+    rewrite: Callable[..., Batch], *call: Any
+) -> Batch | tuple[type[RefusedBody], str]:
+    """What `rewrite` returns, or what it refuses with."""
+    try:
+        return rewrite(*call)
+    except RefusedBody as refusal:
+        return type(refusal), str(refusal)
+
+
 def decoded(octets: bytes, sizes: list[int]) -> list[bytes]:
     """The frames of a stream that comes in pieces of `sizes`, in turn."""
     decoder = FrameDecoder()
@@ -85,7 +113,40 @@ def vector_sd(vector: dict[str, Any]) -> bytes:
     return sd
 
 
-class VectorsTests(SynchronousTestCase):
+class TwinTestCase(SynchronousTestCase):
+    """
+    Runs on the pure twin.
+
+    @ivar rewrite: the twin's.
+    """
+
+    rewrite: Callable[..., Batch] = staticmethod(pure.rewrite)
+
+
+class OnCompiled(TwinTestCase):
+    """
+    Runs on the compiled twin. Without one the tests are skipped, and fail where it
+    has to be there.
+    """
+
+    if compiled is not None:
+        rewrite = staticmethod(compiled.rewrite)
+
+    def setUp(self) -> None:
+        super().setUp()
+        if compiled is None:
+            if os.environ.get("CI"):
+                self.fail("logiss._frames was not built")
+            raise SkipTest("logiss._frames was not built: is there a C compiler?")
+
+
+# Hypothesis runs a test on both twins, and minds that they are two classes.
+on_each_twin = settings(
+    deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+)
+
+
+class VectorsTests(TwinTestCase):
     """The vectors of the specification hold to the byte."""
 
     def test_vectors(self) -> None:
@@ -104,11 +165,11 @@ class VectorsTests(SynchronousTestCase):
         )
         if vector["output"] is None:
             with self.assertRaises(MalformedFrame):
-                rewrite(*call)
+                self.rewrite(*call)
             with self.assertRaises(frames_oracle.Refused):
                 frames_oracle.rewrite(*call)
             return
-        batch = rewrite(*call)
+        batch = self.rewrite(*call)
         self.assertEqual(batch.octets, b64decode(vector["output"]), vector["name"])
         self.assertEqual(batch.frames, vector["frames"])
         self.assertEqual(cuts_of(batch), CUTS_OF[vector.get("truncated")])
@@ -189,7 +250,7 @@ _tokens = st.one_of(
 _sizes = st.lists(st.integers(1, 50), min_size=1, max_size=5)
 
 
-class AgainstOracleTests(SynchronousTestCase):
+class AgainstOracleTests(TwinTestCase):
     """`rewrite` does what the slow reading of the specification does."""
 
     def compare(self, body: bytes, sd: bytes, token: bytes, keep: bool) -> bool:
@@ -202,16 +263,16 @@ class AgainstOracleTests(SynchronousTestCase):
             expected = frames_oracle.rewrite(body, sd, token, keep)
         except frames_oracle.Refused:
             with self.assertRaises(MalformedFrame):
-                rewrite(body, sd, token, keep)
+                self.rewrite(body, sd, token, keep)
             return False
-        batch = rewrite(body, sd, token, keep)
+        batch = self.rewrite(body, sd, token, keep)
         self.assertEqual(batch.octets, expected.octets)
         self.assertEqual(batch.frames, len(expected.frames))
         self.assertEqual(cuts_of(batch), expected.cuts)
         self.assertEqual(decoded(batch.octets, [7]), expected.frames)
         return True
 
-    @settings(deadline=None)
+    @on_each_twin
     @given(st.lists(_frames, max_size=6), _stamps, _tokens, st.booleans(), _sizes)
     def test_any_frames_survive(
         self,
@@ -223,21 +284,23 @@ class AgainstOracleTests(SynchronousTestCase):
     ) -> None:
         """Well-formed frames come out, one for one, whatever they hold."""
         self.assertTrue(self.compare(counted(*frames), sd, token, keep))
-        octets = rewrite(counted(*frames), sd, token, keep).octets
+        octets = self.rewrite(counted(*frames), sd, token, keep).octets
         self.assertEqual(len(decoded(octets, sizes)), len(frames))
 
-    @settings(deadline=None)
+    @on_each_twin
     @given(st.lists(st.binary(max_size=60), min_size=1, max_size=5), _sizes)
     def test_messages_are_never_changed(
         self, messages: list[bytes], sizes: list[int]
     ) -> None:
         """The bytes of a message are those that came, whatever they are."""
-        octets = rewrite(counted(*(HEAD + b" - " + m for m in messages)), ORIGIN).octets
+        octets = self.rewrite(
+            counted(*(HEAD + b" - " + m for m in messages)), ORIGIN
+        ).octets
         self.assertEqual(
             decoded(octets, sizes), [HEAD + b" " + ORIGIN + b" " + m for m in messages]
         )
 
-    @settings(deadline=None, max_examples=40)
+    @settings(on_each_twin, max_examples=40)
     @given(st.lists(_frames, min_size=1, max_size=3), st.booleans())
     def test_any_truncation(self, frames: list[bytes], keep: bool) -> None:
         """A body cut off anywhere is refused whole, or ended between frames."""
@@ -245,7 +308,7 @@ class AgainstOracleTests(SynchronousTestCase):
         for end in range(0, len(body), 1 + len(body) // 200):
             self.compare(body[:end], ORIGIN, b"d.1", keep)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(on_each_twin, max_examples=300)
     @given(
         st.lists(_frames, min_size=1, max_size=3),
         st.lists(
@@ -278,7 +341,7 @@ class AgainstOracleTests(SynchronousTestCase):
                 del body[at]
         self.compare(bytes(body), ORIGIN, b"d.1", keep)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(on_each_twin, max_examples=300)
     @given(st.lists(_sd_pieces, max_size=8).map(b"".join))
     @example(b'[a b="c"]')
     @example(b'[a b="c"] ')
@@ -294,14 +357,14 @@ class AgainstOracleTests(SynchronousTestCase):
         self.assertTrue(self.compare(body, b"", b"", True))
 
 
-class RewriteTests(SynchronousTestCase):
+class RewriteTests(TwinTestCase):
     """`rewrite` corrects frames and stamps them."""
 
     def one(
         self, rest: bytes, token: bytes = b"", keep: bool = False, sd: bytes = ORIGIN
     ) -> bytes:
         """What becomes of a frame with `rest` after its header."""
-        batch = rewrite(counted(HEAD + rest), sd, token, keep)
+        batch = self.rewrite(counted(HEAD + rest), sd, token, keep)
         (frame,) = decoded(batch.octets, [len(batch.octets)])
         return frame
 
@@ -373,7 +436,7 @@ class RewriteTests(SynchronousTestCase):
             for procid in (b"web.7", b""):
                 with self.subTest((size, procid)):
                     frame = HEAD.replace(b"web.7", procid)
-                    batch = rewrite(counted(frame, frame), ORIGIN, b"t" * size)
+                    batch = self.rewrite(counted(frame, frame), ORIGIN, b"t" * size)
                     self.assertEqual(cuts_of(batch), (2 * cut, 0, 0, 0))
                     self.assertIn(b" " + b"t" * 255 + b" heroku", batch.octets)
                     self.assertNotIn(b"t" * 256, batch.octets)
@@ -383,7 +446,7 @@ class RewriteTests(SynchronousTestCase):
         for hostname in (b"Host", b"hosts", b"hos", b"", b"h" * 300):
             with self.subTest(hostname):
                 frame = HEAD.replace(b"host", hostname)
-                octets = rewrite(counted(frame), ORIGIN, b"d.1").octets
+                octets = self.rewrite(counted(frame), ORIGIN, b"d.1").octets
                 self.assertNotIn(b"d.1", octets)
 
     def test_all_cuts_counted(self) -> None:
@@ -391,7 +454,7 @@ class RewriteTests(SynchronousTestCase):
         frame = b" ".join(
             [b"<1>1 t", b"h" * 256, b"a" * 49, b"p" * 129, b"m" * 33, b"x"]
         )
-        batch = rewrite(counted(frame, HEAD, frame), ORIGIN)
+        batch = self.rewrite(counted(frame, HEAD, frame), ORIGIN)
         self.assertEqual(cuts_of(batch), (2, 2, 2, 2))
         self.assertEqual(
             decoded(batch.octets, [1])[2],
@@ -412,7 +475,9 @@ class RewriteTests(SynchronousTestCase):
         """A body of white space is a batch of no frames."""
         for body in (b"", b" ", b"\n", b" \t\r\n\x0b\x0c" * 100):
             with self.subTest(body):
-                self.assertEqual(astuple(rewrite(body, ORIGIN)), (b"", 0, 0, 0, 0, 0))
+                self.assertEqual(
+                    astuple(self.rewrite(body, ORIGIN)), (b"", 0, 0, 0, 0, 0)
+                )
 
     def test_hostile_brackets(self) -> None:
         """A megabyte that is nearly structured data, all the way, is done with."""
@@ -432,7 +497,7 @@ class RewriteTests(SynchronousTestCase):
             with self.subTest(piece):
                 start = b'[a b="' if piece in (b"\\", b'" a="') else b""
                 rest = start + piece * (size // len(piece)) + b"x"
-                octets = rewrite(
+                octets = self.rewrite(
                     counted(HEAD + b" " + rest), ORIGIN, b"", True, wide
                 ).octets
                 # None of them is structured data in the end: all of it is text.
@@ -442,7 +507,7 @@ class RewriteTests(SynchronousTestCase):
         """Frames by the ten thousand, each nearly structured data, are done with."""
         rest = b'[a b="c"][' * 5
         count = 20_000
-        batch = rewrite(counted(*[HEAD + b" " + rest] * count), ORIGIN, b"", True)
+        batch = self.rewrite(counted(*[HEAD + b" " + rest] * count), ORIGIN, b"", True)
         self.assertEqual(
             batch.octets, counted(*[HEAD + b" " + ORIGIN + b" " + rest] * count)
         )
@@ -456,13 +521,41 @@ class RewriteTests(SynchronousTestCase):
                 tracemalloc.reset_peak()
                 before, _ = tracemalloc.get_traced_memory()
                 try:
-                    rewrite(length + b" " + HEAD + b" - x", ORIGIN)
+                    self.rewrite(length + b" " + HEAD + b" - x", ORIGIN)
                 finally:
                     _, peak = tracemalloc.get_traced_memory()
                     self.assertLess(peak - before, 64 * 1024)
 
+    def test_allocates_within_the_limit(self) -> None:
+        """A tiny frame that grows manifold says nothing about those behind it."""
+        large = HEAD + b" - " + b"x" * 100_000
+        body = counted(b" " * 5, *[large] * 8)
+        sd = b'[o p="' + b"x" * 500 + b'"]'
+        limits = FrameLimits(batch_bytes=4 * len(body))
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        octets = self.rewrite(body, sd, limits=limits).octets
+        _, peak = tracemalloc.get_traced_memory()
+        self.assertLess(len(octets), 2 * len(body))
+        self.assertLess(peak, 5 * len(body))
 
-class LimitsTests(SynchronousTestCase):
+    def test_nothing_kept(self) -> None:
+        """Whether a body is forwarded or refused, nothing of it stays behind."""
+        good = counted(*[HEAD + b" - " + b"x" * 500] * 4)
+        for tail in (b"", b"\n", b"9 what", counted(HEAD + b' [a b="c"] x')):
+            with self.subTest(tail):
+                outcome(self.rewrite, good + tail, ORIGIN, b"d.1", True)
+                tracemalloc.start()
+                self.addCleanup(tracemalloc.stop)
+                before, _ = tracemalloc.get_traced_memory()
+                for _ in range(100):
+                    outcome(self.rewrite, good + tail, ORIGIN, b"d.1", True)
+                after, _ = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+                self.assertLess(after - before, 50_000)
+
+
+class LimitsTests(TwinTestCase):
     """What is over a limit is refused, what is at it is not."""
 
     frame = HEAD + b" - hi"
@@ -472,41 +565,43 @@ class LimitsTests(SynchronousTestCase):
         # All the fat is in a field that is cut to 255 bytes.
         frame = HEAD.replace(b"host", b"h" * 1000)
         self.assertEqual(
-            rewrite(counted(frame), b"", limits=FrameLimits(len(frame))).frames, 1
+            self.rewrite(counted(frame), b"", limits=FrameLimits(len(frame))).frames, 1
         )
         with self.assertRaises(BodyTooLarge):
-            rewrite(counted(frame), b"", limits=FrameLimits(len(frame) - 1))
+            self.rewrite(counted(frame), b"", limits=FrameLimits(len(frame) - 1))
 
     def test_frame_out(self) -> None:
         """A frame that its stamp makes too large is refused."""
         size = len(HEAD + b" " + ORIGIN + b" hi")
         self.assertGreater(size, len(self.frame))
         body = counted(self.frame)
-        self.assertEqual(rewrite(body, ORIGIN, limits=FrameLimits(size)).frames, 1)
+        self.assertEqual(self.rewrite(body, ORIGIN, limits=FrameLimits(size)).frames, 1)
         with self.assertRaises(BodyTooLarge):
-            rewrite(body, ORIGIN, limits=FrameLimits(size - 1))
+            self.rewrite(body, ORIGIN, limits=FrameLimits(size - 1))
 
     def test_default_frame_bytes(self) -> None:
         """By default no frame over 131,072 bytes leaves."""
         room = 131_072 - len(HEAD + b" " + ORIGIN + b" ")
-        octets = rewrite(counted(HEAD + b" " + b"x" * room), ORIGIN).octets
+        octets = self.rewrite(counted(HEAD + b" " + b"x" * room), ORIGIN).octets
         self.assertTrue(octets.startswith(b"131072 "))
         with self.assertRaises(BodyTooLarge):
-            rewrite(counted(HEAD + b" " + b"x" * (room + 1)), ORIGIN)
+            self.rewrite(counted(HEAD + b" " + b"x" * (room + 1)), ORIGIN)
 
     def test_frames(self) -> None:
         """So many frames and no more."""
         body = counted(*[self.frame] * 3)
-        self.assertEqual(rewrite(body, ORIGIN, limits=FrameLimits(frames=3)).frames, 3)
+        self.assertEqual(
+            self.rewrite(body, ORIGIN, limits=FrameLimits(frames=3)).frames, 3
+        )
         with self.assertRaises(BodyTooLarge):
-            rewrite(body, ORIGIN, limits=FrameLimits(frames=2))
+            self.rewrite(body, ORIGIN, limits=FrameLimits(frames=2))
 
     def test_default_frames(self) -> None:
         """By default a post has at most 100,000 frames."""
         frame = b"< t h a p m"
-        self.assertEqual(rewrite(counted(frame) * 100_000, b"").frames, 100_000)
+        self.assertEqual(self.rewrite(counted(frame) * 100_000, b"").frames, 100_000)
         with self.assertRaises(BodyTooLarge):
-            rewrite(counted(frame) * 100_001, b"")
+            self.rewrite(counted(frame) * 100_001, b"")
 
     def test_batch(self) -> None:
         """What comes out of a small body with a large stamp is bounded."""
@@ -514,18 +609,19 @@ class LimitsTests(SynchronousTestCase):
         size = frames * len(HEAD + b" " + ORIGIN + b" hi")
         body = counted(*[self.frame] * frames)
         self.assertEqual(
-            rewrite(body, ORIGIN, limits=FrameLimits(batch_bytes=size)).frames, frames
+            self.rewrite(body, ORIGIN, limits=FrameLimits(batch_bytes=size)).frames,
+            frames,
         )
         with self.assertRaises(BodyTooLarge):
-            rewrite(body, ORIGIN, limits=FrameLimits(batch_bytes=size - 1))
+            self.rewrite(body, ORIGIN, limits=FrameLimits(batch_bytes=size - 1))
 
 
-class MessagesTests(SynchronousTestCase):
+class MessagesTests(TwinTestCase):
     """A refusal says on one line which frame it is about, and where."""
 
     def refusal(self, body: bytes, limits: FrameLimits | None = None) -> str:
         with self.assertRaises(RefusedBody) as caught:
-            rewrite(body, ORIGIN, limits=limits or FrameLimits())
+            self.rewrite(body, ORIGIN, limits=limits or FrameLimits())
         message = str(caught.exception)
         self.assertTrue(message.isprintable(), message)
         return message
@@ -563,3 +659,208 @@ class MessagesTests(SynchronousTestCase):
         body = counted(*[HEAD] * 3)
         self.assertIn("2 frames", self.refusal(body, FrameLimits(frames=2)))
         self.assertIn("99 bytes", self.refusal(body, FrameLimits(batch_bytes=99)))
+
+
+# What may stand before a frame instead of its length, made from that.
+_lengths = st.one_of(
+    st.integers(-3, 3).map(lambda more: lambda size: b"%d " % max(0, size + more)),
+    st.sampled_from([b"%d", b"0%d ", b"%d  ", b"+%d ", b"1_%d ", b" %d ", b"%d\t"]).map(
+        lambda form: lambda size: form % size
+    ),
+    st.sampled_from([1, 2, 8, 9, 10, 11, 18, 19, 20, 21, 5000]).map(
+        lambda digits: lambda _: b"9" * digits + b" "
+    ),
+)
+_long_frames = st.builds(
+    lambda frame, byte, size: frame + b" " + bytes([byte]) * size,
+    _frames,
+    st.integers(0, 255),
+    st.integers(0, 3000),
+)
+_any_frames = st.one_of(_frames, _frames, _long_frames, st.binary(max_size=20))
+_pieces = st.one_of(
+    _frames.map(counted),
+    _frames.map(counted),
+    _long_frames.map(counted),
+    st.builds(lambda frame, length: length(len(frame)) + frame, _any_frames, _lengths),
+    st.binary(max_size=12),
+)
+_tails = st.one_of(
+    st.just(b""),
+    st.lists(st.sampled_from(b" \t\r\n\x0b\x0c"), max_size=6).map(bytes),
+    st.sampled_from(
+        [b"\x00", b"\x1c", b"\x85", b"\xa0", b"\n\x00", b" 1", b"1", b"1 "]
+    ),
+)
+_bodies = st.one_of(
+    st.binary(max_size=40),
+    st.builds(
+        lambda pieces, tail: b"".join(pieces) + tail,
+        st.lists(_pieces, max_size=6),
+        _tails,
+    ),
+)
+_any_stamps = st.one_of(
+    _stamps, st.binary(max_size=6), st.integers(0, 3000).map(lambda size: b"s" * size)
+)
+_any_limits = st.one_of(
+    st.just(DEFAULT_LIMITS),
+    st.builds(
+        FrameLimits,
+        st.integers(0, 500),
+        st.integers(0, 6),
+        st.integers(0, 3000),
+    ),
+    st.just(FrameLimits(sys.maxsize, sys.maxsize, sys.maxsize)),
+)
+
+
+class TwinsTests(OnCompiled):
+    """The twins return equal batches, or refuse with the same words."""
+
+    def compare(self, *call: Any) -> Batch | tuple[type[RefusedBody], str]:
+        expected = outcome(pure.rewrite, *call)
+        self.assertEqual(outcome(self.rewrite, *call), expected)
+        return expected
+
+    @settings(on_each_twin, max_examples=500)
+    @given(_bodies, _any_stamps, _tokens, st.booleans(), _any_limits)
+    def test_any_body(
+        self, body: bytes, sd: bytes, token: bytes, keep: bool, limits: FrameLimits
+    ) -> None:
+        """Of whatever bytes, with whatever stamp, token and limits."""
+        self.compare(body, sd, token, keep, limits)
+
+    @settings(on_each_twin, max_examples=300)
+    @given(
+        st.lists(_any_frames, min_size=1, max_size=5),
+        _any_stamps,
+        st.booleans(),
+        st.integers(0, 9),
+        st.tuples(*[st.sampled_from([-1, 0, 0, 1, sys.maxsize // 2])] * 3),
+    )
+    def test_any_limits(
+        self,
+        frames: list[bytes],
+        sd: bytes,
+        keep: bool,
+        chosen: int,
+        more: tuple[int, int, int],
+    ) -> None:
+        """Of frames that are just below, at and just over each limit."""
+        body = counted(*frames)
+        wide = FrameLimits(sys.maxsize, sys.maxsize, sys.maxsize)
+        batch = self.compare(body, sd, b"", keep, wide)
+        sizes = [len(frame) for frame in frames]
+        if isinstance(batch, Batch):
+            sizes += [len(frame) for frame in decoded(batch.octets, [1 << 20])]
+        limits = FrameLimits(
+            sizes[chosen % len(sizes)] + more[0],
+            len(frames) + more[1],
+            sum(sizes[len(frames) :]) + more[2],
+        )
+        self.compare(body, sd, b"", keep, limits)
+
+    def test_each_limit(self) -> None:
+        """Of three frames, with each limit from nothing to more than enough."""
+        body = counted(
+            HEAD + b" - hi", HEAD.replace(b"host", b"h" * 300), HEAD + b' [a b="c"] x'
+        )
+        for most in range(len(body) + 3 * len(ORIGIN) + 2):
+            for limits in (
+                FrameLimits(frame_bytes=most),
+                FrameLimits(batch_bytes=most),
+                FrameLimits(frames=most % 5),
+            ):
+                for keep in (False, True):
+                    self.compare(body, ORIGIN, b"d.1", keep, limits)
+
+    def test_each_field_size(self) -> None:
+        """Of fields that are empty, and just below, at and just over their cuts."""
+        rests = (b"", b" ", b" -", b" - ", b"  ", b" - x", b" x", b" [", b' [a b="c"]')
+        for h, a, p, m in product(
+            (0, 1, 254, 255, 256), (0, 1, 48, 49), (0, 1, 128, 129), (0, 1, 32, 33)
+        ):
+            fields = [b"<1>1 t", b"h" * h, b"a" * a, b"p" * p, b"m" * m]
+            frame = b" ".join(fields)
+            body = counted(*[frame + rest for rest in rests])
+            batch = self.compare(body, ORIGIN)
+            self.assertIsInstance(batch, Batch)
+
+    def test_each_byte(self) -> None:
+        """Of two frames cut off at each byte, and with each byte changed."""
+        body = counted(HEAD + b" - hi", b'<1>1 t host a p m [a b="c"] x') + b"\n"
+        for at in range(len(body)):
+            for keep in (False, True):
+                self.compare(body[:at], ORIGIN, b"d.1", keep)
+                for byte in b"09 -[h\n\x00\xff":
+                    changed = body[:at] + bytes([byte]) + body[at + 1 :]
+                    self.compare(changed, ORIGIN, b"d.1", keep)
+
+    def test_each_token(self) -> None:
+        """Of tokens with each byte, and of each length around the cut."""
+        body = counted(HEAD + b" - hi", HEAD)
+        for byte in range(256):
+            for token in (bytes([byte]), b"d%cd" % byte):
+                self.compare(body, ORIGIN, token)
+        for size in range(250, 260):
+            self.compare(body, ORIGIN, b"t" * size)
+
+    def test_uneven_growth(self) -> None:
+        """Of frames that grow manifold before and behind those that do not."""
+        tiny = counted(b" " * 5)
+        for sd in (b"", ORIGIN, b"s" * 4000):
+            for size in (0, 1000, 60_000):
+                large = counted(HEAD + b" - " + b"x" * size)
+                for body in (
+                    tiny + large * 4,
+                    large * 4 + tiny * 500,
+                    (tiny + large) * 4,
+                    tiny * 500 + large,
+                ):
+                    batch = self.compare(body, sd)
+                    self.assertIsInstance(batch, Batch)
+
+    def test_called_alike(self) -> None:
+        """By the same names, with the same defaults."""
+        self.assertEqual(
+            *(
+                [(p.name, p.kind, p.default) for p in signature(f).parameters.values()]
+                for f in (self.rewrite, pure.rewrite)
+            )
+        )
+
+    def test_nothing_but_bytes(self) -> None:
+        """What is not bytes is a TypeError, not a crash."""
+        good = (counted(HEAD + b" - hi"), ORIGIN, b"d.1")
+        for i, other in product(range(3), (None, "text", 7, bytearray(9), [b""])):
+            with self.subTest((i, other)), self.assertRaises(TypeError):
+                self.rewrite(*good[:i], other, *good[i + 1 :])
+
+    def test_references(self) -> None:
+        """The octets belong to the batch alone, and are bytes as any other."""
+        body = counted(HEAD + b" - hi", HEAD)
+        ours, theirs = self.rewrite(body, ORIGIN), pure.rewrite(body, ORIGIN)
+        self.assertIs(type(ours.octets), bytes)
+        self.assertEqual(sys.getrefcount(ours.octets), sys.getrefcount(theirs.octets))
+        self.assertEqual(hash(ours.octets), hash(theirs.octets))
+
+
+class CompiledVectorsTests(OnCompiled, VectorsTests):
+    """`VectorsTests` on the compiled twin."""
+
+
+class CompiledAgainstOracleTests(OnCompiled, AgainstOracleTests):
+    """`AgainstOracleTests` on the compiled twin."""
+
+
+class CompiledRewriteTests(OnCompiled, RewriteTests):
+    """`RewriteTests` on the compiled twin."""
+
+
+class CompiledLimitsTests(OnCompiled, LimitsTests):
+    """`LimitsTests` on the compiled twin."""
+
+
+class CompiledMessagesTests(OnCompiled, MessagesTests):
+    """`MessagesTests` on the compiled twin."""
