@@ -43,6 +43,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, getChildForRequest
+from twisted.web.server import Site
 
 from logiss.answers import (
     BAD_REQUEST,
@@ -67,6 +68,8 @@ HEADER_FIELDS_MAX = 100
 #: How long a client may go on sending what nobody reads any more, so that it gets
 #: to read its answer.
 LINGER_SECONDS = 2.0
+#: The same for one that reads slowly.
+LINGER_SLOW_SECONDS = 30.0
 
 _BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.02
@@ -167,9 +170,9 @@ class Channel(Protocol):
                 return self._without_upgrade() + data[e.args[0] :]
             # CONNECT: what follows it is not understood.
             self._no_more()
-        except HttpParserCallbackError:
+        except HttpParserCallbackError as e:
             # Ours, not the client's.
-            self._log.failure("while reading a request")
+            self._log.failure("while reading a request", Failure(e.__context__ or e))
             self._break(INTERNAL_ERROR)
         except HttpParserInvalidMethodError:
             self._break(METHOD_UNKNOWN)
@@ -226,7 +229,8 @@ class Channel(Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_headers:
-            self._fields.append((name, value))
+            # llhttp leaves the white space behind a value.
+            self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
@@ -361,6 +365,7 @@ class Channel(Protocol):
         self._serving = None
         if self._closing is not None:
             return
+        self.last_active = self.site.clock.seconds()
         if not request.persistent:
             self._close()
         elif not self._advancing and (
@@ -385,7 +390,9 @@ class Channel(Protocol):
         if self._clogged is not None:
             # A paused producer would keep the end from being sent.
             self.transport.unregisterProducer()
-        self._closing = self.site.clock.callLater(LINGER_SECONDS, self.abort)
+        # Where the kernel has not taken all, the answer itself may still be on its way.
+        linger = LINGER_SECONDS if self._send is not None else LINGER_SLOW_SECONDS
+        self._closing = self.site.clock.callLater(linger, self.abort)
         lose = getattr(self.transport, "loseWriteConnection", None)
         if lose is None or ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
@@ -487,6 +494,10 @@ class Channel(Protocol):
         return bool(ISSLTransport.providedBy(self.transport))
 
     def loseConnection(self) -> None:  # noqa: N802
+        if self._clogged is not None:
+            # A registered producer would keep the connection from closing.
+            self.transport.unregisterProducer()
+            self._clogged = None
         self.transport.loseConnection()
 
 
@@ -516,6 +527,9 @@ class ChannelSite(ServerFactory[Channel]):
         self.channels: set[Channel] = set()
         self._root = root
         self._fixed = fixed
+        # Sessions, for a Resource that wants one, are twisted.web's.
+        sessions = Site(root, reactor=clock)
+        self.makeSession, self.getSession = sessions.makeSession, sessions.getSession
         self._beat = LoopingCall(self._beaten)
         self._beat.clock = clock
         self._early = {r: IRefusesEarly.providedBy(r) for r in fixed.values()}

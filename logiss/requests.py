@@ -164,6 +164,11 @@ class LeanRequest(Request):
 
     def _cleanup(self) -> None:
         # The end of an answer, from `finish` or `write_answer`.
+        if self.producer is not None:
+            self._log.failure(
+                "", Failure(RuntimeError(f"a producer was left behind by {self.uri!r}"))
+            )
+            self.unregisterProducer()
         channel, self.channel = self.channel, None
         self._end(True)
         for waiting in self.__dict__.pop("notifications", ()):
