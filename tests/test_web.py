@@ -533,6 +533,41 @@ class MemoryTests(PostTestCase):
         self.assertEqual(self.front.logs.budget.reserved_bytes, len(FORWARDED))
 
 
+class EarlyTests(PostTestCase):
+    """What the headers decide is answered before the body is read."""
+
+    def test_table(self) -> None:
+        """No byte of the body is waited for or kept, and no 100 is sent."""
+        for octets, code in (
+            (request(path="/nope"), 404),
+            (request(path="/health"), 200),
+            (request(path="/ready"), 200),
+            (request(path="/logs/x"), 404),
+            (request(headers={"Authorization": None}), 401),
+            (request(headers={"Content-Type": "x/y"}), 415),
+            (request(headers={"Content-Encoding": "br"}), 415),
+            (request(method="PUT"), 405),
+        ):
+            for expects in ("", "Expect: 100-continue\r\n"):
+                self.use(Front(self.clock))
+                head = octets.replace(
+                    b"Content-Length: 0\r\n",
+                    b"Content-Length: 10000000\r\n" + expects.encode(),
+                )
+                self.connection.send(head)
+                self.assertEqual(self.code(), code)
+                self.connection.send(b"x" * 100_000)
+                unfinished = self.connection.channel._incoming
+                self.assertEqual(unfinished and unfinished.chunks, unfinished and [])
+
+    def test_too_long(self) -> None:
+        """Nor of one that says of itself that it is too large."""
+        octets = request(headers={"Content-Length": str(17 << 20)})
+        self.connection.send(octets)
+        self.assertEqual(self.code(), 413)
+        self.assertFalse(self.connection.transport.connected)
+
+
 class AnswerOfTests(SynchronousTestCase):
     """One table turns errors into statuses."""
 

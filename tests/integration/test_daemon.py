@@ -171,6 +171,36 @@ def test_pending_delivery_succeeds(command: str, tmp_path: Path) -> None:
             assert texts.count(frame.partition(b" - - ")[2]) == 1
 
 
+def test_backend_reads_late(tmp_path: Path) -> None:
+    """
+    What was answered 200 arrives, though the backend reads it only after the process
+    has gone: the connections are closed, not reset.
+    """
+    with (
+        receiving() as receiver,
+        running("twist", tmp_path, FORWARD_DEST=f"127.0.0.1:{receiver.port}") as daemon,
+    ):
+        daemon.wait_until_usable()
+        receiver.reading.clear()
+        # Let the receiver come to its stop.
+        time.sleep(0.2)
+        client = BlockingClient(daemon.port)
+        texts = [b"%d " % i + b"x" * 50_000 for i in range(40)]
+        for text in texts:
+            client.send(request(framed(message(text))))
+            answer = client.answer()
+            assert answer is not None
+            assert answer.code == 200
+        client.close()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert len(receiver.frames) < len(texts)
+        receiver.reading.set()
+        wait_for(lambda: len(receiver.frames) == len(texts))
+        arrived = {frame.partition(b'"] ')[2] for frame in receiver.frames}
+        assert arrived == set(texts)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_pending_delivery_times_out(command: str, tmp_path: Path) -> None:
     """A post that cannot be delivered is answered 504, then the process exits."""
