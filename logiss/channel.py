@@ -65,6 +65,7 @@ READ_AHEAD_BYTES = 64 * 1024
 REQUEST_LINE_BYTES_MAX = 8 * 1024
 HEADER_BYTES_MAX = 16 * 1024
 HEADER_FIELDS_MAX = 100
+LENGTH_DIGITS_MAX = 18
 #: How long a client may go on sending what nobody reads any more, so that it gets
 #: to read its answer.
 LINGER_SECONDS = 2.0
@@ -251,7 +252,8 @@ class Channel(Protocol):
                 fields[name].append(value)
             else:
                 fields[name] = [value]
-        is_1_1 = parser.get_http_version() == "1.1"
+        version = parser.get_http_version()
+        is_1_1 = version == "1.1"
         request = self._incoming = LeanRequest(
             self,
             parser.get_method(),
@@ -264,7 +266,11 @@ class Channel(Protocol):
             request.refusal = URI_TOO_LONG
         elif size > HEADER_BYTES_MAX or len(self._fields) > HEADER_FIELDS_MAX:
             request.refusal = HEADERS_TOO_LARGE
-        elif is_1_1 and len(fields.get(b"host", ())) != 1:
+        elif (
+            (is_1_1 and len(fields.get(b"host", ())) != 1)
+            or version not in ("1.1", "1.0")
+            or len(fields.get(b"content-length", (b"",))[0]) > LENGTH_DIGITS_MAX
+        ):
             request.refusal = BAD_REQUEST
         elif b"transfer-encoding" in fields and not (
             is_1_1 and [v.lower() for v in fields[b"transfer-encoding"]] == [b"chunked"]
