@@ -153,7 +153,7 @@ def plot(results: Results, path: str) -> None:
         x_title="frames per POST",
         y_title="microseconds",
         logarithmic=True,
-        xrange=(0.9, 600),
+        x_labels=sorted({frames for frames, _ in results}),
         js=[],
         disable_xml_declaration=False,
         style=pygal.style.CleanStyle,

@@ -90,6 +90,16 @@ class EventLog:
 
     # life
 
+    def started(self, codec: str, http: str) -> None:
+        """
+        @param codec: which twin of the codec serves.
+        @param http: which HTTP channel does.
+        """
+        self._line(
+            f"ns=main at=start codec={bare_or_quoted(codec)}"
+            f" http={bare_or_quoted(http)}"
+        )
+
     def phase_reached(self, ns: str, at: str, **facts: str | int) -> None:
         more = "".join(
             f" {k}={v if isinstance(v, int) else quoted(v)}" for k, v in facts.items()

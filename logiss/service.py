@@ -178,9 +178,7 @@ class LogissService(Service):
         """
         self._port = listen(self._reactor, self._settings, self._clients)
         super().startService()
-        self.events.phase_reached(
-            "main", "start", codec=codec.NAME, http=self._settings.http_channel
-        )
+        self.events.started(codec.NAME, self._settings.http_channel)
         self.events.phase_reached("http", "listen", port=self.address.port)
         self.forwarder.startService()
         if not self._settings.log_successes:

@@ -37,7 +37,11 @@ class EventLogTests(SynchronousTestCase):
     """Each event has its line."""
 
     table: list[tuple[Callable[[EventLog], None], str]] = [
-        (lambda log: log.phase_reached("main", "start"), "ns=main at=start"),
+        (
+            lambda log: log.started("compiled", "fast"),
+            "ns=main at=start codec=compiled http=fast",
+        ),
+        (lambda log: log.phase_reached("main", "exit"), "ns=main at=exit"),
         (
             lambda log: log.phase_reached("main", "shutdown-signal", signal="SIGTERM"),
             'ns=main at=shutdown-signal signal="SIGTERM"',
