@@ -13,6 +13,7 @@ Needs gcc and wrk. Installs nothing.
 """
 
 import argparse
+import importlib.util
 import shlex
 import sys
 import tempfile
@@ -187,8 +188,10 @@ def main() -> int:
     arguments.frames = arguments.frames or [1, 50, 500]
     try:
         harness.need("gcc", "wrk")
+        if "tls" in arguments.variant:
+            _need_package("trustme", "--variant tls")
         if arguments.plot:
-            _need_pygal()
+            _need_package("pygal", "--plot")
         results = run(arguments)
     except harness.Missing as e:
         print(f"benchmark: {e}", file=sys.stderr)
@@ -199,13 +202,11 @@ def main() -> int:
     return 0
 
 
-def _need_pygal() -> None:
-    try:
-        import pygal  # noqa: F401
-    except ImportError:
+def _need_package(name: str, what_for: str) -> None:
+    if importlib.util.find_spec(name) is None:
         raise harness.Missing(
-            "not installed: pygal, for --plot. pip install -e '.[bench]'"
-        ) from None
+            f"not installed: {name}, for {what_for}. pip install -e '.[bench]'"
+        )
 
 
 if __name__ == "__main__":
