@@ -20,7 +20,7 @@ from zope.interface import Interface, implementer
 
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
-from logiss.senders import ISender, ISenderOwner
+from logiss.senders import ISender, ISenderOwner, NothingWritten
 
 #: Payloads are joined up to this size; a larger one is written alone.
 WRITE_BYTES_MAX = 256 * 1024
@@ -229,6 +229,8 @@ class Pool:
         alive = [delivery for delivery in group if delivery.payload is not None]
         for delivery in alive:
             assert delivery.payload is not None
+            if reason.check(NothingWritten):
+                continue
             self._events.write_failed(
                 sender.sender_id,
                 delivery.payload.request_id,

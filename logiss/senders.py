@@ -68,6 +68,10 @@ class ConnectionBroken(Exception):
     """The connection ended before everything had left; says how."""
 
 
+class NothingWritten(ConnectionBroken):
+    """The connection had ended before anything was written to it; says how."""
+
+
 class ConnectionRefusedByUs(Exception):
     """The backend is not whom we want to talk to; says why."""
 
@@ -81,7 +85,8 @@ class ISender(Interface):
         """
         Write `chunks` behind each other. Only one `send` may be under way.
 
-        @return: fires when every byte has left; fails with `ConnectionBroken`.
+        @return: fires when every byte has left; fails with `ConnectionBroken`, or
+            more exactly with `NothingWritten`.
         """
 
     def abort() -> None:
@@ -164,10 +169,10 @@ class SyslogSender(Protocol):
     def send(self, chunks: Sequence[bytes]) -> Deferred[None]:
         assert self._sent is None, "one send at a time"
         if self._is_tls and self.transport.is_over:
-            return fail(ConnectionBroken("the backend ended the TLS session"))
+            return fail(NothingWritten("the backend ended the TLS session"))
         if self._ended is not None and self._ended.poll(0):
             # The reactor will find that out by reading; connectionLost follows.
-            return fail(ConnectionBroken("the backend closed the connection"))
+            return fail(NothingWritten("the backend closed the connection"))
         if self._is_tls:
             has_left = self.transport.write_through(b"".join(chunks), self._send_now)
         else:

@@ -16,7 +16,7 @@ from logiss.pool import (
     Payload,
     Pool,
 )
-from logiss.senders import ISenderOwner
+from logiss.senders import ISenderOwner, NothingWritten
 from tests.fakes import FakeSender, Lines, outcome
 
 TIMEOUT_SECONDS = 5.0
@@ -299,6 +299,18 @@ class BrokenTests(PoolTestCase):
         (healed,) = self.connect()
         self.assertEqual(healed.writes, [b"ab"])
         self.assertEqual(self.metrics.payloads_requeued, 1)
+
+    def test_nothing_written(self) -> None:
+        """What was never written goes to the next connection without a word."""
+        first, second = self.connect(2)
+        result = self.deliver(b"a")
+        self.pool.sender_lost(first)
+        assert first.in_flight is not None
+        first.in_flight.errback(NothingWritten("the backend closed the connection"))
+        self.assertEqual(second.writes, [b"a"])
+        second.flush()
+        self.assertEqual(result(), [None])
+        self.assertEqual(self.lines.pairs, [])
 
     def test_two_connections(self) -> None:
         """The older payload goes first, whichever connection broke first."""

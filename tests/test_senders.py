@@ -25,6 +25,7 @@ from logiss.senders import (
     RECONNECT_SECONDS_MAX,
     ConnectionBroken,
     ISender,
+    NothingWritten,
     SenderFactory,
     SyslogSender,
     describe,
@@ -268,7 +269,7 @@ class StraightToTheKernelTests(SenderTestCase):
             self.theirs.send(octets)
             self.theirs.shutdown(socket.SHUT_WR)
             sent = self.sender.send([b"lost?"])
-            self.failureResultOf(sent, ConnectionBroken)
+            self.failureResultOf(sent, NothingWritten)
             self.assertRaises(BlockingIOError, self.theirs.recv, 100)
             self.setUp()
 
