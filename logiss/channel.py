@@ -77,6 +77,36 @@ _POLL_SECONDS = 0.02
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def _by_name(fields: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """The values of each header, by its name in lower case."""
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        name = name.lower()
+        if name in values:
+            values[name].append(value)
+        else:
+            values[name] = [value]
+    return values
+
+
+def _is_malformed(version: str, fields: dict[bytes, list[bytes]]) -> bool:
+    """
+    Whether the head breaks a rule that llhttp lets pass (RFC 9112 sections 2.3, 3.2
+    and 6): it takes other versions, a Host missing or doubled, lengths of any number of
+    digits, and other codings in front of ``chunked`` or on HTTP/1.0.
+    """
+    if version not in ("1.1", "1.0"):
+        return True
+    if version == "1.1" and len(fields.get(b"host", ())) != 1:
+        return True
+    if len(fields.get(b"content-length", (b"",))[0]) > LENGTH_DIGITS_MAX:
+        return True
+    codings = fields.get(b"transfer-encoding")
+    return codings is not None and (
+        version != "1.1" or [coding.lower() for coding in codings] != [b"chunked"]
+    )
+
+
 class Channel(Protocol):
     """One connection of a client."""
 
@@ -243,15 +273,6 @@ class Channel(Protocol):
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             self._upgrading = True
             return
-        fields: dict[bytes, list[bytes]] = {}
-        size = 0
-        for name, value in self._fields:
-            size += len(name) + len(value)
-            name = name.lower()
-            if name in fields:
-                fields[name].append(value)
-            else:
-                fields[name] = [value]
         version = parser.get_http_version()
         is_1_1 = version == "1.1"
         request = self._incoming = LeanRequest(
@@ -259,42 +280,39 @@ class Channel(Protocol):
             parser.get_method(),
             self._uri,
             b"HTTP/1.1" if is_1_1 else b"HTTP/1.0",
-            fields,
+            _by_name(self._fields),
         )
         request.persistent = is_1_1 and parser.should_keep_alive()
-        if len(self._uri) > REQUEST_LINE_BYTES_MAX:
-            request.refusal = URI_TOO_LONG
-        elif size > HEADER_BYTES_MAX or len(self._fields) > HEADER_FIELDS_MAX:
-            request.refusal = HEADERS_TOO_LARGE
-        elif (
-            (is_1_1 and len(fields.get(b"host", ())) != 1)
-            or version not in ("1.1", "1.0")
-            or len(fields.get(b"content-length", (b"",))[0]) > LENGTH_DIGITS_MAX
-        ):
-            request.refusal = BAD_REQUEST
-        elif b"transfer-encoding" in fields and not (
-            is_1_1 and [v.lower() for v in fields[b"transfer-encoding"]] == [b"chunked"]
-        ):
-            # llhttp would also take other codings in front, and HTTP/1.0.
-            request.refusal = BAD_REQUEST
-        else:
-            request.resource = self.site.resource_for(request)
-            if self.site.refuses_early(request.resource):
-                request.refusal = request.resource.refusal(request)
-        expects = fields.get(b"expect")
+        request.refusal = self._refusal(request, version)
+        is_next = self._serving is None and not self._waiting
+        expects = request.fields.get(b"expect")
         if expects is not None and expects[0].lower() == b"100-continue" and is_1_1:
             if request.refusal is not None:
                 # Whether its body comes nobody knows.
                 request.persistent = False
-            elif self._serving is None and not self._waiting:
+            elif is_next:
                 self.write(_CONTINUE)
             else:
                 request.expects = True
         if request.refusal is not None:
             if request.refusal.closes:
                 request.persistent = False
-            if self._serving is None and not self._waiting:
+            if is_next:
                 self._serve(request)
+
+    def _refusal(self, request: LeanRequest, version: str) -> Answer | None:
+        """What is to be answered to `request` on its headers, if anything."""
+        if len(request.uri) > REQUEST_LINE_BYTES_MAX:
+            return URI_TOO_LONG
+        size = sum(len(name) + len(value) for name, value in self._fields)
+        if size > HEADER_BYTES_MAX or len(self._fields) > HEADER_FIELDS_MAX:
+            return HEADERS_TOO_LARGE
+        if _is_malformed(version, request.fields):
+            return BAD_REQUEST
+        request.resource = self.site.resource_for(request)
+        if self.site.refuses_early(request.resource):
+            return cast("Answer | None", request.resource.refusal(request))
+        return None
 
     def on_body(self, chunk: bytes) -> None:
         self._header_bytes = 0
@@ -313,9 +331,7 @@ class Channel(Protocol):
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
-        if request is None:
-            return
-        if request.finished:
+        if request is None or request.finished:
             return
         if request is not self._serving:
             self._waiting.append(request)

@@ -219,12 +219,16 @@ class _Daemon(Service):
             self._logiss.startService()
         except CannotListenError as e:
             _exit_with([_why_not_listening(e)])
-        self._journal.on_dropped = self._logiss.events.lines_dropped
+        self._journal.on_dropped = self._lines_dropped
         self._twisted_events.attach(self._logiss.events)
         if self._trying:
             self._say_how_to_try()
         # Twisted installs its handlers when it runs; ours come after them.
         reactor.callWhenRunning(self._catch_signals)
+
+    def _lines_dropped(self, count: int) -> None:
+        self._logiss.metrics.log_lines_dropped += count
+        self._logiss.events.lines_dropped(count)
 
     def _embed_receiver(self) -> Destination:
         factory = ReceiverFactory(
