@@ -16,7 +16,8 @@ import logiss
 PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
-    "_version frames _frames stamp inflate settings metrics l2met credentials drain",
+    "_version frames _frames stamp inflate settings metrics l2met credentials drain"
+    " relp",
     # 1 wires
     "journal connector tls wire receiver answers codec",
     # 2 connections
