@@ -249,7 +249,7 @@ class Client:
         the middle of something, or come after the end. `Broken` and `Closed` are the
         last events of a session.
         """
-        if not octets or not self._foreseen.startswith(octets, self._seen):
+        if not self._foreseen.startswith(octets, self._seen):
             return self._ending_broken(lambda events: self._read(octets, events))
         self._seen += len(octets)
         answers = octets.count(b"\n")
@@ -284,8 +284,6 @@ class Client:
         self._buffer += octets
         while (frame := self._next_frame()) is not None:
             self._take(*frame, events)
-            if self._is_over:
-                return
         if not self._early:
             foreseen = _answers(self._oldest, self.next_txnr)
             if foreseen.startswith(bytes(self._buffer[: len(foreseen) + 1])):

@@ -169,7 +169,13 @@ class OpenTests(ClientTestCase):
         """Nothing is taken before open, and only its answer behind it."""
         client = Client()
         self.assert_broken(client, client.receive(b"1"))
-        for octets in (rsp(2), rsp(0), b"0 serverclose 0\n", b"1 open 0\n"):
+        for octets in (
+            rsp(2),
+            rsp(2, b"200 OK\n" + OFFERS),
+            rsp(0, b"200 OK\n" + OFFERS),
+            b"0 serverclose 0\n",
+            b"1 open 0\n",
+        ):
             with self.subTest(octets):
                 client = Client()
                 client.open()
@@ -385,6 +391,42 @@ class AnswerTests(ClientTestCase):
                 )
                 self.assertEqual(client.unanswered, 0)
 
+    def test_sent_behind_an_early_answer(self) -> None:
+        """The answer to a newer frame is not taken for that to the oldest."""
+        client = ready(sent=2)
+        self.assertEqual(client.receive(rsp(3)), [Confirmed(3, 3)])
+        client.send([b"x"])
+        self.assertEqual(client.receive(rsp(4)), [Confirmed(4, 4)])
+        self.assertEqual(client.unanswered_txnrs(), [2])
+        self.assertEqual(client.receive(rsp(2)), [Confirmed(2, 2)])
+        client.send([b"y"])
+        self.assertEqual(client.receive(rsp(5)), [Confirmed(5, 5)])
+
+    def test_answer_inside_an_answer(self) -> None:
+        """What looks like an answer to a frame, in the text of another, is none."""
+        answer = rsp(2, b"200 see\n" + rsp(3))
+        client = ready(sent=1)
+        self.assertEqual(client.receive(answer[: -len(rsp(3)) - 1]), [])
+        client.send([b"x"])
+        self.assertEqual(client.receive(rsp(3)), [])
+        self.assertEqual(client.receive(b"\n" + rsp(3)), [Confirmed(2, 3)])
+
+    def test_nothing(self) -> None:
+        """No octets say nothing, at any time."""
+        clients = [Client(), Client(), ready(), ready(sent=2)]
+        clients[0].open()
+        clients += [ready(sent=2), ready(), ready(), ready()]
+        clients[-4].receive(rsp(3))
+        clients[-3].close()
+        clients[-2].close()
+        clients[-2].end_of_stream()
+        clients[-1].end_of_stream()
+        self.assertEqual({client.state for client in clients}, set(State))
+        for client in clients:
+            state = client.state
+            self.assertEqual(client.receive(b""), [])
+            self.assertIs(client.state, state)
+
 
 class BrokenTests(ClientTestCase):
     """What is no answer to a frame breaks the session, and says why."""
@@ -431,6 +473,7 @@ class BrokenTests(ClientTestCase):
             b"3 rsp 6\t200 OK\n",
             b"3 rsp 6\r\n200 OK\n",
             b"3 rsp 6\n200 OK\n",
+            b"3 rsp 6\n200 O\n",
             b"3 rsp 0 \n",
             b"3 rsp\n",
             b"3 rsp 5 200 OK\n",
