@@ -11,6 +11,9 @@ from twisted.web import http
 from twisted.web.server import Request
 from zope.interface import Interface
 
+#: The field of every answer that names the delivery level of this process.
+DELIVERY = b"Logiss-Delivery"
+
 _REASONS = {431: b"Request Header Fields Too Large", **http.RESPONSES}
 
 
@@ -56,15 +59,29 @@ class Answer:
             fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
         return [*fields, *self.headers]
 
-    def octets(self, date: bytes, closes: bool, to_head: bool = False) -> bytes:
-        """This answer in HTTP/1.1, head and body."""
-        fields = [(b"Date", date), *self.fields()]
+    def octets(
+        self, date: bytes, level: bytes, closes: bool, to_head: bool = False
+    ) -> bytes:
+        """
+        This answer in HTTP/1.1, head and body.
+
+        @param level: the delivery level.
+        """
+        fields = [(b"Date", date), *self.fields(), (DELIVERY, level)]
         if closes:
             fields.append((b"Connection", b"close"))
         reason = _REASONS.get(self.code, b"Unknown Status")
         lines = [b"HTTP/1.1 %d %b" % (self.code, reason)]
         lines += [b"%b: %b" % field for field in fields]
         return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if to_head else self.body())
+
+
+def name_level(request: Request, level: bytes) -> None:
+    """
+    Have the answer to `request` name the delivery level, on twisted.web's own
+    channel; `logiss.channel` does so by itself.
+    """
+    request.setHeader(DELIVERY, level)
 
 
 class IRefusesEarly(Interface):

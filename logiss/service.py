@@ -155,6 +155,7 @@ class LogissService(Service):
             self.events,
             self.metrics,
             connected=lambda: self.forwarder.pool.connected,
+            delivery_level=settings.delivery_level,
         )
         self._clients: Clients | ChannelSite
         if settings.http_channel == "stock":
@@ -166,6 +167,7 @@ class LogissService(Service):
                 reactor,
                 settings.max_body_bytes,
                 fixed={b"/logs": self.logs, b"/logs/": self.logs},
+                delivery_level=settings.delivery_level,
             )
         self._port: IListeningPort | None = None
         self._sums = LoopingCall(self._sum_up)

@@ -99,6 +99,12 @@ class Settings:
     max_inflight_bytes: int = 256 * MIB
     log_successes: bool = True
     http_channel: str = "fast"
+    delivery: str = "sent"
+
+    @property
+    def delivery_level(self) -> str:
+        """What a 200 says has become of a post; each answer names it."""
+        return self.delivery
 
     def describe(self) -> list[str]:
         """A line for each setting, secrets masked."""
@@ -170,6 +176,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_inflight_bytes=variable("MAX_INFLIGHT_BYTES", parse_size, 256 * MIB),
         log_successes=variable("REQUEST_LOG", parse_request_log, True),
         http_channel=variable("HTTP_CHANNEL", parse_channel, "fast"),
+        delivery=variable("DELIVERY", _parse_delivery, "sent"),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -184,7 +191,6 @@ def read(environ: Mapping[str, str]) -> Settings:
         )
     # Rooms that are not built yet: to go on without them would serve something
     # else than what the operator has asked for.
-    variable("DELIVERY", _parse_delivery, None)
     variable("REDIS_URL", _parse_redis_url, None)
     if problems:
         raise SettingsError(problems)
@@ -401,9 +407,10 @@ def _public_key(certificate: x509.Certificate) -> object:
         return None
 
 
-def _parse_delivery(text: str) -> None:
+def _parse_delivery(text: str) -> str:
     if text != "sent":
         raise ValueError(f"must be 'sent' in this version, not {text!r}")
+    return text
 
 
 def _parse_redis_url(text: str) -> None:

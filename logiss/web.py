@@ -27,7 +27,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss import frames, inflate, stamp
-from logiss.answers import NOT_FOUND, OK, Answer, IRefusesEarly
+from logiss.answers import NOT_FOUND, OK, Answer, IRefusesEarly, name_level
 from logiss.budget import Budget, NoRoom
 from logiss.codec import rewrite
 from logiss.credentials import Credentials
@@ -175,6 +175,7 @@ class LogsResource(Resource):
         self._guards = Guards(
             settings, credentials, self.drain, self.metrics, self._too_large
         )
+        self._level = settings.delivery_level.encode()
         self._stamps = _Stamps(settings)
         self._frame_limits = frames.FrameLimits(
             batch_bytes=_BATCH_GROWTH_MAX * settings.max_body_bytes
@@ -207,6 +208,7 @@ class LogsResource(Resource):
         """Answer `request`, in time."""
         request = cast(Request, request)
         if request.postpath not in _HERE:
+            name_level(request, self._level)
             NOT_FOUND.write_to(request)
             return NOT_DONE_YET
         post = self._admitted(request)
@@ -236,6 +238,7 @@ class LogsResource(Resource):
         """The post of `request`, inside the drain from here on, or a refusal."""
         post: _Serving | None = getattr(request, "about", None)
         if post is None:
+            name_level(request, self._level)
             refusal = self._judge(request)
             if refusal is not None:
                 return refusal

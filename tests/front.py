@@ -53,7 +53,12 @@ class Front:
             metrics=self.metrics,
         )
         self.root = RootResource(
-            self.logs, self.drain, events, self.metrics, lambda: self.connected
+            self.logs,
+            self.drain,
+            events,
+            self.metrics,
+            lambda: self.connected,
+            self.settings.delivery_level,
         )
 
     def site(self, name: str) -> Site | ChannelSite:
@@ -61,7 +66,8 @@ class Front:
         most = self.settings.max_body_bytes
         if name == "channel":
             fixed = {b"/logs": self.logs, b"/logs/": self.logs}
-            return ChannelSite(self.root, self.clock, most, fixed=fixed)
+            level = self.settings.delivery_level
+            return ChannelSite(self.root, self.clock, most, fixed, level)
         if name == "logs":
             return LogsSite(self.root, self.clock, most)
         return Site(self.root, reactor=self.clock)

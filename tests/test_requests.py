@@ -654,7 +654,7 @@ class WriteAnswerTests(SynchronousTestCase):
         self.assertEqual(
             octets,
             b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
-            b"Server: logiss\r\nContent-Length: 0\r\n\r\n",
+            b"Server: logiss\r\nContent-Length: 0\r\nLogiss-Delivery: sent\r\n\r\n",
         )
         self.assertTrue(connected)
 

@@ -89,6 +89,7 @@ class ReadTests(ReadTestCase):
                 max_inflight_bytes=256 * MIB,
                 log_successes=True,
                 http_channel="fast",
+                delivery="sent",
             ),
         )
 
@@ -187,6 +188,7 @@ class ReadTests(ReadTestCase):
         ("MAX_INFLIGHT_BYTES", "16MiB", "max_inflight_bytes", 16 * MIB),
         ("HTTP_CHANNEL", "fast", "http_channel", "fast"),
         ("HTTP_CHANNEL", "Stock", "http_channel", "stock"),
+        ("DELIVERY", "sent", "delivery", "sent"),
         ("REQUEST_LOG", "all", "log_successes", True),
         ("REQUEST_LOG", "errors", "log_successes", False),
     ]

@@ -64,6 +64,7 @@ class RowTests(SynchronousTestCase):
             row.name,
         )
         self.assertEqual(answer.code, row.code, (row.name, answer))
+        self.assertEqual(answer.headers.get("logiss-delivery"), "sent", row.name)
         text = answer.body.decode()
         self.assertTrue(text.startswith(row.text), (row.name, text))
         if row.text:
@@ -566,6 +567,59 @@ class EarlyTests(PostTestCase):
         self.connection.send(octets)
         self.assertEqual(self.code(), 413)
         self.assertFalse(self.connection.transport.connected)
+
+
+class LevelTests(SynchronousTestCase):
+    """Each answer says what a 200 means; that it does is in `RowTests`."""
+
+    def levels(self, site: str, *posts: bytes) -> list[tuple[int, str | None]]:
+        """The code and level of the answer to each post, on its own connection."""
+        front = Front(Clock(), delivery="relp")
+        answers = []
+        for octets in posts:
+            connection = Connection(front.site(site))
+            connection.send(octets)
+            answers += connection.answers()
+        return [(a.code, a.headers.get("logiss-delivery")) for a in answers]
+
+    def test_of_the_settings(self) -> None:
+        """It is the one of the settings, on whatever channel, under whatever path."""
+        posts = [
+            request(BODY),
+            request(b"x"),
+            request(headers={"Authorization": None}),
+            request(path="/logs/x"),
+            request(path="/nope"),
+            request(path="/health"),
+            request(path="/ready"),
+        ]
+        codes = (200, 400, 401, 404, 404, 200, 200)
+        for site in SITES:
+            self.assertEqual(
+                self.levels(site, *posts), [(code, "relp") for code in codes], site
+            )
+
+    def test_of_the_channel(self) -> None:
+        """What the channel answers by itself says so as well."""
+        posts = [
+            request(BODY, method="BREW"),
+            request(BODY, path="/" + "x" * 8192),
+            request(BODY, headers={"X": "x" * 16_384}),
+            request(BODY, headers={"Host": None}),
+            b"GET /\r\n\r\n",
+        ]
+        codes = (501, 414, 431, 400, 400)
+        self.assertEqual(
+            self.levels("channel", *posts), [(code, "relp") for code in codes]
+        )
+
+    def test_respond(self) -> None:
+        """So does one that an embedder writes."""
+        front = Front(Clock(), delivery="acked")
+        connection = Connection(LogsSite(_Watching(front.logs, []), Clock(), 1000))
+        connection.send(request(BODY))
+        (answer,) = connection.answers()
+        self.assertEqual(answer.headers.get("logiss-delivery"), "acked")
 
 
 class AnswerOfTests(SynchronousTestCase):
