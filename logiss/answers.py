@@ -102,6 +102,7 @@ class IRefusesEarly(Interface):
 
 
 OK = Answer(http.OK)
+DUPLICATE = Answer(http.OK, headers=((b"Logiss-Duplicate", b"1"),))
 NOT_FOUND = Answer(http.NOT_FOUND, "Not found")
 SHUTTING_DOWN = Answer(http.SERVICE_UNAVAILABLE, "Shutting down", closes=True)
 ONLY_SSL = Answer(http.BAD_REQUEST, "Only SSL requests accepted")

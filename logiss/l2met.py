@@ -128,12 +128,14 @@ class EventLog:
         post_seconds: float,
         send_seconds: float,
         wait_seconds: float,
+        is_duplicate: bool = False,
     ) -> None:
         """
         @param fixer_seconds: in the codec.
         @param post_seconds: the whole.
         @param send_seconds: from the first write to the end of the delivery.
         @param wait_seconds: from the start of the delivery to its end.
+        @param is_duplicate: it was a retry that was not forwarded again.
         """
         token, client = self._client(post)
         if (
@@ -151,6 +153,7 @@ class EventLog:
             f" measure#log-iss.http.logs.post.duration={post_seconds:.6f}s"
             f" measure#log-iss.http.logs.send.duration={send_seconds:.6f}s"
             f" measure#log-iss.http.logs.wait.duration={wait_seconds:.6f}s{client}"
+            f"{' duplicate=1' if is_duplicate else ''}"
         )
 
     def post_failed(

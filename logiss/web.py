@@ -27,15 +27,23 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss import frames, inflate, stamp
-from logiss.answers import NOT_FOUND, OK, Answer, IRefusesEarly, name_level
+from logiss.answers import (
+    DUPLICATE,
+    NOT_FOUND,
+    OK,
+    Answer,
+    IRefusesEarly,
+    name_level,
+)
 from logiss.budget import Budget, NoRoom
 from logiss.codec import rewrite
-from logiss.credentials import Credentials
+from logiss.credentials import Credentials, parse_basic
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
+from logiss.retries import Attempt, Retries, key_of
 from logiss.settings import Settings
 
 # 499 is nginx's code for a client that went away; it is logged, never sent.
@@ -106,10 +114,12 @@ class _Serving(Post):
 
     @ivar waiting: what it waits for: room, or its delivery.
     @ivar answered: fires with the answer, for a caller of `respond` who writes it.
+    @ivar attempt: what a retry of it joins, when it has a frame id.
     """
 
     __slots__ = (
         "answered",
+        "attempt",
         "client_gone",
         "delivery_started_at",
         "fixer_seconds",
@@ -123,8 +133,9 @@ class _Serving(Post):
     def __init__(self, request: Request, started_at: float) -> None:
         super().__init__(request, started_at)
         self.answered: Deferred[Answer] | None = None
+        self.attempt: Attempt | None = None
         self.client_gone = False
-        self.delivery_started_at = 0.0
+        self.delivery_started_at: float | None = None
         self.fixer_seconds = 0.0
         self.frames = 0
         self.payload: Payload | None = None
@@ -171,6 +182,7 @@ class LogsResource(Resource):
         self.drain = drain or Drain()
         self.metrics = metrics or Metrics()
         self.budget = Budget(clock, settings.max_inflight_bytes)
+        self.retries = Retries(clock.seconds)
         self._too_large = answer_of(Failure(_too_many_bytes(settings)))
         self._guards = Guards(
             settings, credentials, self.drain, self.metrics, self._too_large
@@ -262,12 +274,13 @@ class LogsResource(Resource):
         """The answer is written, or the client has gone before it was."""
         if not is_answered:
             post.client_gone = True
-            if post.waiting is not None:
+            if post.attempt is not None:
+                post.attempt.first_left()
+            elif post.waiting is not None:
                 post.waiting.cancel()
         # Request and post hold each other: left so, each would wait for the
         # garbage collector.
         cast(Any, post.request).about = None
-        del post.values
         self.drain.leave()
 
     # the way of an admitted post
@@ -279,6 +292,9 @@ class LogsResource(Resource):
                 self._delivered(None, post)
                 return
             post.received_at = self._seconds()
+            frame_ids = post.values(b"logplex-frame-id")
+            if frame_ids is not None and self._is_retry(post, frame_ids):
+                return
             if self.budget.try_reserve(len(body)):
                 post.reserved_bytes = len(body)
                 self._deliver(post, body)
@@ -286,6 +302,42 @@ class LogsResource(Resource):
                 self._wait_for_room(post, body)
         except Exception:
             self._failed(Failure(), post)
+
+    def _is_retry(self, post: _Serving, frame_ids: list[bytes]) -> bool:
+        """
+        Whether `post` retries one that is not to be forwarded again, whose outcome
+        is then its own. If it does not, its own retries will be known by it.
+        """
+        key = key_of(_user_of(post), post.drain_token, frame_ids)
+        if key is None:
+            return False
+        attempt = self.retries.under_way(key)
+        if attempt is not None:
+            self.metrics.posts_joined += 1
+            self._join(post, attempt)
+            return True
+        if self.retries.remembers(key):
+            self.metrics.posts_remembered += 1
+            self._duplicated(None, post)
+            return True
+        post.attempt = self.retries.begin(key, partial(self._abandoned, post))
+        return False
+
+    def _join(self, post: _Serving, attempt: Attempt) -> None:
+        post.delivery_started_at = post.received_at
+        post.waiting = attempt.join()
+        post.waiting.addCallbacks(
+            self._duplicated, self._failed, (post,), errbackArgs=(post,)
+        )
+
+    def _abandoned(self, post: _Serving) -> None:
+        """
+        Nobody waits for `post` or its retries any more. What has been begun goes on:
+        a retry may still join it, or is not forwarded again once it is confirmed.
+        """
+        is_begun = post.payload is not None and post.payload.begun_at is not None
+        if not is_begun and post.waiting is not None:
+            post.waiting.cancel()
 
     def _wait_for_room(self, post: _Serving, body: bytes) -> None:
         def found(_: None) -> None:
@@ -367,32 +419,47 @@ class LogsResource(Resource):
 
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
-        self.metrics.posts_succeeded += 1
         self.metrics.frames_delivered += post.frames
+        self._succeed(post, OK)
+
+    def _duplicated(self, _: None, post: _Serving) -> None:
+        """The post that `post` retries was delivered."""
+        self._let_go(post)
+        self._succeed(post, DUPLICATE)
+
+    def _succeed(self, post: _Serving, answer: Answer) -> None:
+        self.metrics.posts_succeeded += 1
         if self._settings.log_successes:
             now = self._seconds()
             payload = post.payload
             begun_at = now if payload is None else payload.begun_at or now
+            started_at = post.delivery_started_at
             self._events.post_succeeded(
                 post,
                 post.fixer_seconds,
                 now - post.started_at,
                 now - begun_at,
-                now - post.delivery_started_at if payload is not None else 0.0,
+                0.0 if started_at is None else now - started_at,
+                answer is DUPLICATE,
             )
-        post.answer(GONE if post.client_gone else OK)
+        post.answer(GONE if post.client_gone else answer)
 
     def _failed(self, reason: Failure, post: _Serving) -> None:
-        self._let_go(post)
+        self._let_go(post, reason)
         answer = GONE if post.client_gone else answer_of(reason)
         self._log_failure(post, answer)
         post.answer(answer)
 
-    def _let_go(self, post: _Serving) -> None:
+    def _let_go(self, post: _Serving, reason: Failure | None = None) -> None:
         post.waiting = None
         if post.reserved_bytes:
             self.budget.release(post.reserved_bytes)
             post.reserved_bytes = 0
+        if post.attempt is not None:
+            if reason is None:
+                post.attempt.confirm()
+            else:
+                post.attempt.fail(reason)
 
     def _log_failure(self, post: Post, answer: Answer) -> None:
         self.metrics.posts_failed += 1
@@ -410,6 +477,15 @@ _BATCH_GROWTH_MAX = 4
 _STAMPS_MAX = 4096
 # The paths below the front door that are the front door: none, and a slash.
 _HERE: tuple[list[bytes], ...] = ([], [b""])
+
+
+def _user_of(post: Post) -> bytes:
+    """Who has posted an admitted post."""
+    authorization = post.values(b"authorization")
+    assert authorization is not None
+    proven = parse_basic(authorization[0])
+    assert proven is not None
+    return proven[0]
 
 
 def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:

@@ -37,7 +37,8 @@ class Front:
     def __init__(self, clock: IReactorTime, **settings: Any) -> None:
         self.clock = clock
         settings.setdefault("delivery_timeout_seconds", TIMEOUT_SECONDS)
-        self.settings = Settings(deploy="test", tokens=((USER, TOKEN),), **settings)
+        settings.setdefault("tokens", ((USER, TOKEN),))
+        self.settings = Settings(deploy="test", **settings)
         self.lines = Lines()
         self.deliverer = FakeDeliverer()
         self.drain = Drain()

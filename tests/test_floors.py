@@ -20,7 +20,7 @@ FLOORS = (
     # 1 wires
     "journal connector tls senders receiver answers codec",
     # 2 queue and gate
-    "pool budget guards requests",
+    "pool budget guards requests retries",
     # 3 faces
     "web channel site health",
     # 4 builder

@@ -10,16 +10,18 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from logiss.answers import OK, Answer
-from logiss.guards import peer_address
-from logiss.pool import NotDelivered
+from logiss.answers import DUPLICATE, OK, Answer
+from logiss.guards import Post, peer_address
+from logiss.pool import NotDelivered, Payload
+from logiss.settings import Settings
 from logiss.site import LogsSite
-from logiss.web import LogsResource, answer_of
+from logiss.web import LogsResource, _Stamps, answer_of
 from tests.front import (
     PEER,
     TIMEOUT_SECONDS,
     Connection,
     Front,
+    basic,
     framed,
     message,
     request,
@@ -324,6 +326,355 @@ class GoneTests(PostTestCase):
             ],
             [],
         )
+
+
+FRAME_ID = "0123456789abcdef0123456789ABCDEF"
+
+
+def retried(
+    body: bytes = BODY, frame_id: str = FRAME_ID, **headers: str | None
+) -> bytes:
+    """A post of a drain, the same on each of its retries."""
+    return request(
+        body,
+        headers={
+            "Logplex-Frame-Id": frame_id,
+            "Logplex-Drain-Token": "d.1",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        },
+    )
+
+
+class RetriedTestCase(PostTestCase):
+    """A front whose deliveries end when the test says so."""
+
+    def use(self, front: Front) -> None:
+        super().use(front)
+        self.front.deliverer.at_once = False
+
+    def post(self, octets: bytes) -> Connection:
+        """Send a post on a connection of its own."""
+        connection = Connection(self.front.site(self.site))
+        connection.send(octets)
+        return connection
+
+    def check(self, connection: Connection, code: int, duplicate: bool = False) -> None:
+        (answer,) = connection.answers()
+        self.assertEqual(answer.code, code)
+        self.assertEqual(
+            answer.headers.get("logiss-duplicate"), "1" if duplicate else None
+        )
+
+    def deliver(self, number: int = -1) -> None:
+        self.front.deliverer.waiters[number].callback(None)
+
+    def check_forwarded(self, times: int) -> None:
+        self.assertEqual(len(self.front.deliverer.payloads), times)
+
+    def check_nothing_kept(self, keys: int = 0) -> None:
+        self.assertEqual(len(self.front.logs.retries), keys)
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
+
+class RetriedTests(RetriedTestCase):
+    """A retry of a post is not forwarded while its first is, or was lately."""
+
+    def test_joins(self) -> None:
+        """While the first is in flight its retries share its 200."""
+        first, second, third = (self.post(retried()) for _ in range(3))
+        self.check_forwarded(1)
+        self.assertEqual(self.front.drain.inside, 3)
+        self.assertEqual(second.transport.value(), b"")
+        self.deliver()
+        self.check(first, 200)
+        self.check(second, 200, duplicate=True)
+        self.check(third, 200, duplicate=True)
+        self.check_nothing_kept(keys=1)
+        metrics = self.front.metrics
+        self.assertEqual(metrics.posts_joined, 2)
+        self.assertEqual(metrics.posts_remembered, 0)
+        self.assertEqual(metrics.posts_succeeded, 3)
+        self.assertEqual((metrics.frames_received, metrics.frames_delivered), (2, 2))
+
+    def test_joins_a_failure(self) -> None:
+        """They share its failure, too, and the next is a first one again."""
+        first, second = self.post(retried()), self.post(retried())
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.check(first, 504)
+        self.check(second, 504)
+        self.check_nothing_kept()
+        third = self.post(retried())
+        self.check_forwarded(2)
+        self.deliver()
+        self.check(third, 200)
+
+    def test_remembered(self) -> None:
+        """For 120 s from its delivery a retry is answered, and not forwarded."""
+        self.post(retried())
+        self.deliver()
+        self.clock.advance(119.9)
+        self.check(self.post(retried()), 200, duplicate=True)
+        self.check_forwarded(1)
+        self.assertEqual(self.front.metrics.posts_remembered, 1)
+        self.clock.advance(0.1)
+        late = self.post(retried())
+        self.check_forwarded(2)
+        self.deliver()
+        self.check(late, 200)
+
+    def test_another(self) -> None:
+        """Another id, drain or user is another post; without a drain as well."""
+        tokens = (("user", "a:token"), ("ada", "a:token"))
+        self.use(Front(self.clock, tokens=tokens))
+        posts = [
+            retried(),
+            retried(frame_id=FRAME_ID[:-1] + "0"),
+            retried(Logplex_Drain_Token="d.2"),
+            retried(Logplex_Drain_Token=None),
+            retried(Authorization=basic(user="ada")),
+        ]
+        connections = [self.post(octets) for octets in posts]
+        self.check_forwarded(len(posts))
+        for i, connection in enumerate(connections):
+            self.deliver(i)
+            self.check(connection, 200)
+        for octets in posts:
+            self.check(self.post(octets), 200, duplicate=True)
+
+    def test_ids_that_are_none(self) -> None:
+        """What is not 32 hex digits is no id."""
+        for frame_id in ("", "abc", FRAME_ID + "0", "x" * 32):
+            for _ in range(2):
+                connection = self.post(retried(frame_id=frame_id))
+                self.deliver()
+                self.check(connection, 200)
+        self.check_forwarded(8)
+        self.check_nothing_kept()
+
+    def test_body_may_differ(self) -> None:
+        """A retry is known before its body is looked at."""
+        self.post(retried())
+        self.deliver()
+        self.check(self.post(retried(b"not frames")), 200, duplicate=True)
+        gzipped = retried(b"not gzip", Content_Encoding="gzip")
+        self.check(self.post(gzipped), 200, duplicate=True)
+        self.assertEqual(self.front.metrics.frames_received, 2)
+
+    def test_behind_the_guards(self) -> None:
+        """What its headers refuse is refused, delivered or not."""
+        self.post(retried())
+        self.deliver()
+        self.check(self.post(retried(Authorization=None)), 401)
+        self.check(self.post(retried(Content_Encoding="br")), 415)
+        self.front.drain.begin(lambda: None)
+        self.check(self.post(retried()), 503)
+
+    def test_empty(self) -> None:
+        """An empty body is 200 as it is, and kept by no id."""
+        for _ in range(2):
+            self.check(self.post(retried(b"\n")), 200)
+        self.check_nothing_kept()
+
+    def test_refused_body(self) -> None:
+        """A post that is refused for its body is forgotten."""
+        self.check(self.post(retried(b"x")), 400)
+        self.check(self.post(retried(b"x", Content_Encoding="gzip")), 400)
+        self.check_nothing_kept()
+        self.post(retried())
+        self.check_forwarded(1)
+
+    def test_bug(self) -> None:
+        """So is one that an error in our own code has ended, wherever it is."""
+
+        def fail(payload: Payload) -> Deferred[None]:
+            raise ZeroDivisionError("oh")
+
+        deliverer = self.front.deliverer
+        waiter, deliverer.new_waiter = deliverer.new_waiter, fail
+        self.check(self.post(retried()), 500)
+        self.check_nothing_kept()
+        deliverer.new_waiter = waiter
+        stamps, self.front.logs._stamps = self.front.logs._stamps, _NoStamps()
+        self.check(self.post(retried()), 500)
+        self.check_nothing_kept()
+        self.front.logs._stamps = stamps
+        connection = self.post(retried())
+        self.deliver()
+        self.check(connection, 200)
+
+    def test_log(self) -> None:
+        """The line of a duplicate is that of a success, and says what it is."""
+        self.post(retried(X_Request_ID="abc"))
+        self.clock.advance(1)
+        self.post(retried(X_Request_ID="abc"))
+        self.clock.advance(1)
+        self.deliver()
+        self.post(retried(X_Request_ID="abc"))
+        success = "count#log-iss.http.logs.post.success"
+        wait = "measure#log-iss.http.logs.wait.duration"
+        told = [
+            (line.get("duplicate"), line[success], line[wait], line["request_id"])
+            for line in self.front.lines.pairs
+        ]
+        self.assertCountEqual(
+            told,
+            [
+                (None, "1", "2.000000s", "abc"),
+                ("1", "1", "1.000000s", "abc"),
+                ("1", "1", "0.000000s", "abc"),
+            ],
+        )
+
+    def test_of_its_own_connection(self) -> None:
+        """A retry pipelined behind its first is its duplicate."""
+        self.connection.send(retried() + retried())
+        self.deliver()
+        first, second = self.connection.answers()
+        self.assertEqual((first.code, second.code), (200, 200))
+        self.assertEqual(second.headers["logiss-duplicate"], "1")
+
+    def test_respond(self) -> None:
+        """Whoever waits for the outcome of a retry is given it."""
+        answers: list[Answer] = []
+        site = LogsSite(_Watching(self.front.logs, answers), self.clock, 1000)
+        connections = [Connection(site) for _ in range(2)]
+        for connection in connections:
+            connection.send(retried())
+        self.deliver()
+        self.assertCountEqual(answers, [OK, DUPLICATE])
+
+
+class _NoStamps(_Stamps):
+    """Fails just before the codec."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(deploy="test"))
+
+    def stamp(self, post: Post) -> bytes:
+        raise ZeroDivisionError("oh")
+
+
+class RetriedGoneTests(RetriedTestCase):
+    """What becomes of a post with a frame id when its clients go away."""
+
+    def test_alone(self) -> None:
+        """One that is not begun is withdrawn and forgotten."""
+        self.post(retried()).hang_up()
+        self.assertEqual(len(self.front.deliverer.cancelled), 1)
+        self.check_nothing_kept()
+        retry = self.post(retried())
+        self.check_forwarded(2)
+        self.deliver()
+        self.check(retry, 200)
+        self.assertEqual(len(self.front.lines.having("post.code", "499")), 1)
+
+    def test_begun(self) -> None:
+        """One that was begun goes on, and is joined by its retry."""
+        first = self.post(retried())
+        self.front.deliverer.payloads[0].begun_at = self.clock.seconds()
+        first.hang_up()
+        self.assertEqual(self.front.deliverer.cancelled, [])
+        self.assertEqual(self.front.drain.inside, 0)
+        self.assertGreater(self.front.logs.budget.reserved_bytes, 0)
+        retry = self.post(retried())
+        self.deliver()
+        self.check(retry, 200, duplicate=True)
+        self.check_forwarded(1)
+        self.check_nothing_kept(keys=1)
+
+    def test_begun_and_confirmed(self) -> None:
+        """Its retry after that is answered from memory."""
+        first = self.post(retried())
+        self.front.deliverer.payloads[0].begun_at = self.clock.seconds()
+        first.hang_up()
+        self.deliver()
+        self.check_nothing_kept(keys=1)
+        self.assertEqual(self.front.metrics.frames_delivered, 2)
+        self.check(self.post(retried()), 200, duplicate=True)
+        self.check_forwarded(1)
+        self.assertEqual(first.transport.value(), b"")
+
+    def test_begun_and_failed(self) -> None:
+        """Its retry after a failure is forwarded."""
+        first = self.post(retried())
+        self.front.deliverer.payloads[0].begun_at = self.clock.seconds()
+        first.hang_up()
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.check_nothing_kept()
+        self.assertEqual(len(self.front.lines.having("post.code", "499")), 1)
+        self.post(retried())
+        self.check_forwarded(2)
+
+    def test_joined(self) -> None:
+        """As long as a retry waits for it, it goes on."""
+        first, second = self.post(retried()), self.post(retried())
+        first.hang_up()
+        self.assertEqual(self.front.deliverer.cancelled, [])
+        self.deliver()
+        self.check(second, 200, duplicate=True)
+        self.check_nothing_kept(keys=1)
+
+    def test_all(self) -> None:
+        """When the last goes it is withdrawn."""
+        first, second = self.post(retried()), self.post(retried())
+        first.hang_up()
+        second.hang_up()
+        self.assertEqual(len(self.front.deliverer.cancelled), 1)
+        self.check_nothing_kept()
+        self.assertEqual(len(self.front.lines.having("post.code", "499")), 2)
+
+    def test_joiner(self) -> None:
+        """A retry that goes changes nothing for the first."""
+        first, second = self.post(retried()), self.post(retried())
+        second.hang_up()
+        self.assertEqual(self.front.drain.inside, 1)
+        self.deliver()
+        self.check(first, 200)
+        self.check_nothing_kept(keys=1)
+
+    def test_in_mid_body(self) -> None:
+        """A post whose body never came to its end is no attempt."""
+        connection = self.post(retried()[:-1])
+        self.assertEqual(len(self.front.logs.retries), 0)
+        connection.hang_up()
+        self.check_nothing_kept()
+
+    def test_waiting_for_room(self) -> None:
+        """The same before there is room for it: joined it goes on, alone not."""
+        most = self.front.settings.max_inflight_bytes
+        self.front.logs.budget.reserve(most, 1)
+        alone = self.post(retried(frame_id="a" * 32))
+        first, second = self.post(retried()), self.post(retried())
+        alone.hang_up()
+        first.hang_up()
+        self.assertEqual(len(self.front.logs.retries), 1)
+        self.front.logs.budget.release(most)
+        self.check_forwarded(1)
+        self.deliver()
+        self.check(second, 200, duplicate=True)
+        self.check_nothing_kept(keys=1)
+
+    def test_no_room(self) -> None:
+        """All are told when there never is any."""
+        self.front.logs.budget.reserve(self.front.settings.max_inflight_bytes, 1)
+        first, second = self.post(retried()), self.post(retried())
+        first.hang_up()
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.check(second, 503)
+        self.assertEqual(len(self.front.logs.retries), 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_while_draining(self) -> None:
+        """Who has joined is inside the drain, until it has its answer."""
+        first, second = self.post(retried()), self.post(retried())
+        emptied: list[bool] = []
+        self.front.drain.begin(lambda: emptied.append(True))
+        first.hang_up()
+        self.assertEqual(emptied, [])
+        self.deliver()
+        self.check(second, 200, duplicate=True)
+        self.assertEqual(emptied, [True])
 
 
 class StampTests(PostTestCase):
@@ -660,6 +1011,18 @@ class StockPostTests(PostTests):
 
 
 class StockGoneTests(GoneTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockRetriedTests(RetriedTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockRetriedGoneTests(RetriedGoneTests):
     """The same on twisted.web's channel."""
 
     site = "logs"
