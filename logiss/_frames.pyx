@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """
-The compiled twin of `logiss.frames.rewrite`.
+The compiled twin of `logiss.frames`, and of what RELP makes of its messages.
 
-It walks the usual way through a body: frames within their limits, whatever their
+`rewrite` walks the usual way through a body: frames within their limits, whatever their
 fields. Whatever is out of the ordinary (a frame that breaks the grammar, a limit,
 structured data to be kept) it leaves to the pure twin, whole body and all, so that
 there is one place that says what is wrong, and one that knows structured data.
@@ -21,6 +21,7 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
     char *octets_of "PyBytes_AS_STRING"(PyObject *)
     void Py_XDECREF(PyObject *)
+    bytes new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t)
 
 from logiss import frames as pure
 from logiss.frames import Batch, DEFAULT_LIMITS, EMPTY_BATCH
@@ -77,6 +78,26 @@ cdef inline bint is_space(char c) noexcept nogil:
     return c == 32 or 9 <= c <= 13
 
 
+cdef inline const char *behind_msg_len(
+    const char *at, const char *end, Py_ssize_t *length
+) noexcept nogil:
+    """Read ``MSG-LEN SP`` at `at`, which is before `end`; NULL when there is none."""
+    cdef const char *start = at
+    length[0] = 0
+    while start < end and 48 <= start[0] <= 57 and start - at <= LENGTH_DIGITS_MAX:
+        length[0] = 10 * length[0] + (start[0] - 48)
+        start += 1
+    if (
+        start == at
+        or start - at > LENGTH_DIGITS_MAX
+        or at[0] == 48
+        or start == end
+        or start[0] != 32
+    ):
+        return NULL
+    return start + 1
+
+
 def rewrite(
     bytes body not None,
     bytes structured_data not None,
@@ -94,7 +115,7 @@ def rewrite(
     cdef Py_ssize_t frame_bytes_max = limits.frame_bytes
     cdef Py_ssize_t frames_max = limits.frames
     cdef Py_ssize_t batch_bytes_max = limits.batch_bytes
-    cdef Py_ssize_t length, digits, msg_size, msg_len, grown, used = 0, batch_bytes = 0
+    cdef Py_ssize_t length, msg_size, msg_len, grown, used = 0, batch_bytes = 0
     cdef Py_ssize_t frames = 0
     cdef Py_ssize_t hostnames_cut = 0, app_names_cut = 0, procids_cut = 0, msgids_cut = 0
     cdef Field leading, hostname, app_name, procid, msgid
@@ -118,22 +139,9 @@ def rewrite(
 
     try:
         while at < end:
-            # MSG-LEN SP
-            length = 0
-            digits = 0
-            start = at
-            while start < end and 48 <= start[0] <= 57 and digits <= LENGTH_DIGITS_MAX:
-                length = 10 * length + (start[0] - 48)
-                start += 1
-                digits += 1
-            if (
-                digits == 0
-                or digits > LENGTH_DIGITS_MAX
-                or at[0] == 48
-                or start == end
-                or start[0] != 32
-            ):
-                if digits == 0 and is_space(at[0]):
+            start = behind_msg_len(at, end, &length)
+            if start == NULL:
+                if is_space(at[0]):
                     start = at
                     while start < end and is_space(start[0]):
                         start += 1
@@ -142,7 +150,6 @@ def rewrite(
                 return pure.rewrite(
                     body, structured_data, drain_token, keep_structured_data, limits
                 )
-            start += 1
             frames += 1
             if length > end - start or length > frame_bytes_max or frames > frames_max:
                 return pure.rewrite(
@@ -259,3 +266,42 @@ def rewrite(
         )
     finally:
         Py_XDECREF(out)
+
+
+def split(bytes octets not None):
+    """As `logiss.frames.split`."""
+    cdef const char *at = PyBytes_AS_STRING(octets)
+    cdef const char *end = at + PyBytes_GET_SIZE(octets)
+    cdef const char *start
+    cdef Py_ssize_t length
+    cdef list messages = []
+    while at < end:
+        start = behind_msg_len(at, end, &length)
+        if start == NULL or length > end - start:
+            return pure.split(octets)
+        messages.append(start[:length])
+        at = start + length
+    return messages
+
+
+def syslog_frames(list messages not None, Py_ssize_t first_txnr):
+    """As `logiss.relp.syslog_frames`."""
+    cdef Py_ssize_t size = 0, txnr = first_txnr
+    cdef bytes message, made
+    cdef char *to
+    for message in messages:
+        size += digits_of(txnr) + 8 + digits_of(len(message)) + 1 + len(message) + 1
+        txnr += 1
+    made = new_bytes(NULL, size)
+    to = PyBytes_AS_STRING(made)
+    txnr = first_txnr
+    for message in messages:
+        to = put_number(to, txnr)
+        to = put(to, b" syslog ", 8)
+        to = put_number(to, len(message))
+        to[0] = 32
+        to = put(to + 1, PyBytes_AS_STRING(message), len(message))
+        to[0] = 10
+        to += 1
+        txnr += 1
+    return made

@@ -7,10 +7,12 @@ contract and pass the same tests.
 
 import os
 
-from logiss import frames
+from logiss import frames, relp
 
 NAME = "pure"
 rewrite = frames.rewrite
+split = frames.split
+syslog_frames = relp.syslog_frames
 
 if os.environ.get("LOGISS_PURE") != "1":
     try:
@@ -20,3 +22,5 @@ if os.environ.get("LOGISS_PURE") != "1":
     else:
         NAME = "compiled"
         rewrite = _frames.rewrite
+        split = _frames.split
+        syslog_frames = _frames.syslog_frames

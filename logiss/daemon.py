@@ -25,7 +25,7 @@ from logiss import settings as settings_room
 from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
 from logiss.receiver import ReceiverFactory, printable
-from logiss.service import LogissService
+from logiss.service import LogissService, platform_problems
 from logiss.settings import MIB, Destination, Settings, SettingsError
 
 #: How long the reader of the log may take for the last lines.
@@ -138,6 +138,9 @@ def makeService(options: Options) -> Service:
         settings = settings_room.read(environ)
     except SettingsError as e:
         _exit_with(e.problems)
+    problems = platform_problems(settings)
+    if problems:
+        _exit_with(problems)
     return _Daemon(reactor, settings, options.twisted_events, options.log_fd(), trying)
 
 
@@ -245,7 +248,7 @@ class _Daemon(Service):
         _to_stderr(
             f"""
 logiss: FORWARD_DEST IS NOT SET. Frames go to an embedded receiver on
-logiss: {self._settings.forward_dest}, which prints each on a line of its own
+logiss: {self._settings.forward_dest[0]}, which prints each on a line of its own
 logiss: and KEEPS NOTHING. To try it, paste:
 
 curl -i -u '{user}:{token}' -H 'Content-Type: application/logplex-1' \\

@@ -223,6 +223,24 @@ def rewrite(
     return Batch(b"".join(out), frames, *cuts) if frames else EMPTY_BATCH
 
 
+def split(octets: bytes) -> list[bytes]:
+    """
+    The SYSLOG-MSGs of a batch's `octets`, without their MSG-LENs.
+
+    @raise ValueError: this is not what `rewrite` returns.
+    """
+    messages: list[bytes] = []
+    position, size = 0, len(octets)
+    while position < size:
+        counted = _MSG_LEN.match(octets, position)
+        if counted is None or counted.end() + int(counted[1]) > size:
+            raise ValueError(f"no frame at byte {position} of a batch")
+        start = counted.end()
+        position = start + int(counted[1])
+        messages.append(octets[start:position])
+    return messages
+
+
 def _mend(
     header: re.Match[bytes], drain_token: bytes, cuts: list[int]
 ) -> tuple[bytes, bytes, bytes, bytes | None]:

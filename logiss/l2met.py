@@ -193,8 +193,12 @@ class EventLog:
 
     # connections to the backend
 
-    def connect_attempted(self, sender_id: int) -> None:
-        self._line(f"count#log-iss.forwarder.connect.attempt=1 id={sender_id}")
+    def connect_attempted(self, sender_id: int, destination: str = "") -> None:
+        """
+        @param destination: where there are several.
+        """
+        where = f" destination={quoted(destination)}" if destination else ""
+        self._line(f"count#log-iss.forwarder.connect.attempt=1 id={sender_id}{where}")
 
     def connect_succeeded(
         self, sender_id: int, connect_seconds: float, remote_addr: str
@@ -205,9 +209,12 @@ class EventLog:
             f" id={sender_id} remote_addr={quoted(remote_addr)}"
         )
 
-    def connect_failed(self, sender_id: int, message: str) -> None:
+    def connect_failed(
+        self, sender_id: int, message: str, destination: str = ""
+    ) -> None:
+        where = f" destination={quoted(destination)}" if destination else ""
         self._line(
-            f"count#log-iss.forwarder.connect.error=1 id={sender_id}"
+            f"count#log-iss.forwarder.connect.error=1 id={sender_id}{where}"
             f" message={quoted(message)}"
         )
 
@@ -220,4 +227,24 @@ class EventLog:
         self._line(
             f"count#log-iss.forwarder.write.error=1 id={sender_id}"
             f"{_pair('request_id', request_id)} message={quoted(message)}"
+        )
+
+    def replaying(self, sender_id: int, payloads: int, size: int, message: str) -> None:
+        """
+        Payloads that were answered 200 are sent again, for the backend may have lost
+        them with the connection.
+
+        @param size: in bytes.
+        """
+        self._line(
+            f"count#log-iss.forwarder.replay.payloads={payloads}"
+            f" count#log-iss.forwarder.replay.bytes={size} id={sender_id}"
+            f" message={quoted(message)}"
+        )
+
+    def replays_given_up(self, payloads: int, size: int) -> None:
+        """The process ends before they could be sent again: they may be lost."""
+        self._line(
+            f"count#log-iss.forwarder.replay.lost={payloads} bytes={size}"
+            f" message={quoted('answered 200, not sent again before the end')}"
         )

@@ -25,6 +25,10 @@ class Metrics:
     msgids_cut: int = 0
     payloads_withdrawn: int = 0
     payloads_requeued: int = 0
+    payloads_refused: int = 0
+    payloads_replayed: int = 0
+    bytes_replayed: int = 0
+    replays_given_up: int = 0
     writes: int = 0
     bytes_delivered: int = 0
     connects_attempted: int = 0

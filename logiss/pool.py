@@ -1,29 +1,38 @@
 """
 Holds the queue and its deadlines, hands payloads to idle senders.
 
-Payloads wait in one first-in first-out queue. At the end of a reactor turn an idle
-sender takes as many as fit one write. All payloads have the same timeout, so the
-queue is in the order of the deadlines and one timer, for the oldest, serves them all.
+Payloads wait in one first-in first-out queue. At the end of a reactor turn a sender
+that is ready takes as many as fit one write; one with nothing unconfirmed goes before
+one that waits for its backend. All payloads have the same timeout, so the queue is in
+the order of the deadlines and one timer, for the oldest, serves them all.
 
-A delivery ends exactly once: everything of its payload has left, or its deadline
-has come, or whoever waited has gone. A payload whose connection breaks first goes
-back to the head of the queue.
+A delivery ends exactly once: its payload has reached its delivery level, or its
+deadline has come, or whoever waited has gone. A payload whose connection breaks first
+goes back to the head of the queue.
+
+What a broken connection leaves for replay goes before everything else. Nobody waits
+for it, and it has no deadline: it was answered, so it is kept until it is delivered
+again or the pool is stopped.
 """
 
 from collections import deque
+from collections.abc import Iterable, Sequence
+from math import inf
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
-from logiss.senders import ISender, ISenderOwner, NothingWritten
+from logiss.senders import Delivery, ISender, ISenderOwner, Loss
 
 #: Payloads are joined up to this size; a larger one is written alone.
 WRITE_BYTES_MAX = 256 * 1024
+#: The same for a sender that waits for confirmations: with what it may wait for it
+#: comes to one write.
+WRITE_BEHIND_BYTES_MAX = WRITE_BYTES_MAX // 2
 
 
 class NotDelivered(Exception):
@@ -59,46 +68,54 @@ class IDeliverer(Interface):
 
 
 class _Delivery:
-    """A payload on its way. Once it has ended nothing of the payload is kept."""
+    """
+    A payload on its way. Once it has ended nothing of the payload is kept.
 
-    __slots__ = ("deadline", "payload", "size", "waiter")
+    @ivar octets: what is not confirmed of it; nothing once it has ended.
+    @ivar waiter: fires at its end; None of a replay, for which nobody waits.
+    @ivar blames: see `logiss.senders.Delivery`.
+    """
+
+    __slots__ = ("blames", "deadline", "octets", "payload", "size", "waiter")
 
     def __init__(self, payload: Payload, deadline: float) -> None:
         self.payload: Payload | None = payload
-        self.deadline = deadline
+        self.octets = payload.octets
         self.size = len(payload.octets)
-        self.waiter: Deferred[None] = Deferred(self._cancelled)
+        self.deadline = deadline
+        self.blames = 0
+        self.waiter: Deferred[None] | None = None
+        if deadline != inf:
+            self.waiter = Deferred(self._cancelled)
+
+    @property
+    def is_replay(self) -> bool:
+        return self.deadline == inf
 
     def _cancelled(self, _: Deferred[None]) -> None:
         self.payload = None
+        self.octets = b""
 
     def succeed(self) -> None:
-        if self.payload is not None:
-            self._end().callback(None)
+        waiter = self._end()
+        if waiter is not None:
+            waiter.callback(None)
 
     def fail(self, error: Exception) -> None:
-        if self.payload is not None:
-            self._end().errback(error)
+        waiter = self._end()
+        if waiter is not None:
+            waiter.errback(error)
 
-    def _end(self) -> Deferred[None]:
+    def _end(self) -> Deferred[None] | None:
+        """Whom to tell, if that has not been done."""
+        if self.payload is None:
+            return None
+        self.payload = None
+        self.octets = b""
         # The waiter holds us for its cancelling: left so, both would wait for the
         # garbage collector.
-        self.payload = None
-        waiter = self.waiter
-        del self.waiter
+        waiter, self.waiter = self.waiter, None
         return waiter
-
-
-@define(eq=False)
-class _Write:
-    """What one connection is writing; `given_up` once it was told to stop."""
-
-    deliveries: list[_Delivery]
-    given_up: bool = False
-
-    @property
-    def deadline(self) -> float:
-        return self.deliveries[0].deadline
 
 
 @implementer(IDeliverer, ISenderOwner)
@@ -118,53 +135,161 @@ class Pool:
         self._timeout_seconds = timeout_seconds
         self._events = events
         self._metrics = metrics
+        self._replays: deque[_Delivery] = deque()
         self._queue: deque[_Delivery] = deque()
-        self._idle: deque[ISender] = deque()
-        self._begun: dict[ISender, _Write] = {}
+        # In the order in which they became ready: dicts for want of ordered sets.
+        self._idle: dict[ISender, None] = {}
+        self._behind: dict[ISender, None] = {}
         self._senders: set[ISender] = set()
         self._timer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None
         self._dispatching = False
+        self._stopped = False
+        self._replays_open = 0
+        self._replays_ended: list[Deferred[None]] = []
 
     @property
     def connected(self) -> int:
         """How many connections are usable."""
         return len(self._senders)
 
+    # the web's side
+
     def deliver(self, payload: Payload) -> Deferred[None]:
         deadline = payload.received_at + self._timeout_seconds
         if deadline <= self._clock.seconds():
             return fail(NotDelivered("no time was left to deliver"))
         delivery = _Delivery(payload, deadline)
+        waiter = delivery.waiter
+        assert waiter is not None
         self._queue.append(delivery)
         if self._timer is None:
             self._set_timer(deadline)
-        if self._idle and self._turn is None:
+        if self._turn is None and (self._idle or self._behind):
             # What else comes in this turn of the reactor goes out with it.
             self._turn = self._clock.callLater(0, self._turn_ended)
-        return delivery.waiter
+        return waiter
 
-    def sender_connected(self, sender: ISender) -> None:
+    # the senders' side
+
+    def sender_ready(self, sender: ISender) -> None:
         self._senders.add(sender)
-        self._idle.append(sender)
+        if sender.unconfirmed_bytes:
+            self._behind[sender] = None
+        else:
+            self._idle[sender] = None
         self._dispatch()
 
-    def sender_lost(self, sender: ISender) -> None:
+    def delivered(self, sender: ISender, deliveries: Sequence[Delivery]) -> None:
+        if sender in self._behind and not sender.unconfirmed_bytes:
+            del self._behind[sender]
+            self._idle[sender] = None
+        for delivery in deliveries:
+            assert isinstance(delivery, _Delivery)
+            self._metrics.bytes_delivered += delivery.size
+            if delivery.is_replay:
+                self._replay_ended()
+            delivery.succeed()
+
+    def refused(self, sender: ISender, delivery: Delivery, why: str) -> None:
+        assert isinstance(delivery, _Delivery)
+        self._metrics.payloads_refused += 1
+        if delivery.payload is not None:
+            request_id = delivery.payload.request_id
+            self._events.write_failed(sender.sender_id, request_id, why)
+        delivery.fail(NotDelivered(why))
+
+    def sender_lost(self, sender: ISender, loss: Loss) -> None:
         self._senders.discard(sender)
-        if sender in self._idle:
-            self._idle.remove(sender)
+        self._idle.pop(sender, None)
+        self._behind.pop(sender, None)
+        again = [d for d in loss.unconfirmed if isinstance(d, _Delivery) and d.octets]
+        replays = [d for d in again if d.is_replay]
+        alive = [d for d in again if not d.is_replay]
+        for delivery in alive:
+            assert delivery.payload is not None
+            self._events.write_failed(
+                sender.sender_id,
+                delivery.payload.request_id,
+                f"{loss.why}; what was written of the payload may arrive twice",
+            )
+        self._metrics.payloads_requeued += len(alive)
+        # What this connection had confirmed stood before what it was replaying.
+        self._replays.extend([*map(self._replay_of, loss.replay), *replays])
+        if loss.replay:
+            size = sum(map(len, loss.replay))
+            self._metrics.payloads_replayed += len(loss.replay)
+            self._metrics.bytes_replayed += size
+            self._events.replaying(sender.sender_id, len(loss.replay), size, loss.why)
+        # Two connections may break one after the other: the older payload goes
+        # first, whichever was lost first.
+        self._queue = deque(
+            sorted([*alive, *self._queue], key=lambda delivery: delivery.deadline)
+        )
+        if self._stopped:
+            self._give_replays_up()
+            self._fail_all()
+            return
+        if self._timer is None:
+            self._watch_oldest()
+        self._dispatch()
+
+    # replays
+
+    def _replay_of(self, octets: bytes) -> _Delivery:
+        self._replays_open += 1
+        return _Delivery(Payload(octets, self._clock.seconds()), inf)
+
+    def _replay_ended(self) -> None:
+        self._replays_open -= 1
+        if not self._replays_open:
+            ended, self._replays_ended = self._replays_ended, []
+            for waiter in ended:
+                waiter.callback(None)
+
+    def replays_ended(self) -> Deferred[None]:
+        """Fires when nothing waits for replay, or the pool is stopped."""
+        if not self._replays_open:
+            return succeed(None)
+        ended: Deferred[None] = Deferred()
+        self._replays_ended.append(ended)
+        return ended
+
+    def _give_replays_up(self) -> None:
+        count = len(self._replays)
+        if count:
+            size = sum(len(delivery.octets) for delivery in self._replays)
+            self._metrics.replays_given_up += count
+            self._events.replays_given_up(count, size)
+        self._replays.clear()
+        for _ in range(count):
+            self._replay_ended()
+
+    # the end
 
     def stop(self) -> None:
-        """Fail what still waits. Senders are stopped by who started them."""
+        """
+        Fail what still waits, and give up what would be replayed. Senders are
+        stopped by who started them.
+        """
+        self._stopped = True
         for call in (self._timer, self._turn):
             if call is not None:
                 call.cancel()
         self._timer = self._turn = None
-        begun = [d for write in self._begun.values() for d in write.deliveries]
-        waiting = [*begun, *self._queue]
+        begun = [d for sender in self._senders for d in sender.unconfirmed()]
+        self._give_replays_up()
+        self._fail_all(begun)
+
+    def _fail_all(self, begun: Iterable[Delivery] = ()) -> None:
+        failed = [*begun, *self._queue]
         self._queue.clear()
-        for delivery in waiting:
-            delivery.fail(NotDelivered("logiss has stopped"))
+        for delivery in failed:
+            assert isinstance(delivery, _Delivery)
+            if not delivery.is_replay:
+                delivery.fail(NotDelivered("logiss has stopped"))
+
+    # handing out
 
     def _turn_ended(self) -> None:
         self._turn = None
@@ -177,76 +302,54 @@ class Pool:
             return
         self._dispatching = True
         try:
-            self._hand_out()
+            while (self._replays or self._queue) and (self._idle or self._behind):
+                self._hand_out()
         finally:
             self._dispatching = False
 
     def _hand_out(self) -> None:
-        while self._idle and (group := self._take()):
-            sender = self._idle.popleft()
-            self._begun[sender] = _Write(group)
-            now = self._clock.seconds()
-            chunks = []
-            for delivery in group:
-                payload = delivery.payload
-                assert payload is not None
-                if payload.begun_at is None:
-                    payload.begun_at = now
-                chunks.append(payload.octets)
+        ready = self._idle or self._behind
+        size_max = WRITE_BYTES_MAX if ready is self._idle else WRITE_BEHIND_BYTES_MAX
+        group = self._take(size_max)
+        if not group:
+            return
+        sender = next(iter(ready))
+        del ready[sender]
+        now = self._clock.seconds()
+        first_begun = []
+        for delivery in group:
+            payload = delivery.payload
+            assert payload is not None
+            if payload.begun_at is None:
+                payload.begun_at = now
+                first_begun.append(payload)
+        if sender.send(group):
             self._metrics.writes += 1
-            sender.send(chunks).addCallbacks(
-                self._sent,
-                self._broken,
-                callbackArgs=(sender, group),
-                errbackArgs=(sender, group),
-            )
+            return
+        # It has ended and is lost in a moment; nothing was written.
+        for payload in first_begun:
+            payload.begun_at = None
+        while group:
+            delivery = group.pop()
+            queue = self._replays if delivery.is_replay else self._queue
+            queue.appendleft(delivery)
 
-    def _take(self) -> list[_Delivery]:
+    def _take(self, size_max: int) -> list[_Delivery]:
         """What the next write is made of; nothing when nothing waits."""
-        queue, size = self._queue, 0
+        size = 0
         group: list[_Delivery] = []
-        while queue:
-            delivery = queue[0]
-            if delivery.payload is not None:
-                if group and size + delivery.size > WRITE_BYTES_MAX:
-                    break
-                size += delivery.size
-                group.append(delivery)
-            queue.popleft()
+        for queue in (self._replays, self._queue):
+            while queue:
+                delivery = queue[0]
+                if delivery.octets:
+                    if group and size + len(delivery.octets) > size_max:
+                        return group
+                    size += len(delivery.octets)
+                    group.append(delivery)
+                queue.popleft()
         return group
 
-    def _sent(self, _: None, sender: ISender, group: list[_Delivery]) -> None:
-        del self._begun[sender]
-        for delivery in group:
-            self._metrics.bytes_delivered += delivery.size
-            delivery.succeed()
-        if sender in self._senders:
-            self._idle.append(sender)
-            self._dispatch()
-
-    def _broken(self, reason: Failure, sender: ISender, group: list[_Delivery]) -> None:
-        del self._begun[sender]
-        alive = [delivery for delivery in group if delivery.payload is not None]
-        for delivery in alive:
-            assert delivery.payload is not None
-            if reason.check(NothingWritten):
-                continue
-            self._events.write_failed(
-                sender.sender_id,
-                delivery.payload.request_id,
-                f"{reason.getErrorMessage()}; what was written of the payload may"
-                " arrive twice",
-            )
-        self._metrics.payloads_requeued += len(alive)
-        # Two connections may break one after the other: the older payload goes
-        # first, whichever was lost first.
-        self._queue = deque(
-            sorted([*alive, *self._queue], key=lambda delivery: delivery.deadline)
-        )
-        self._dispatch()
-        # A write that was given up is watched no more, but what it held is.
-        if self._timer is None:
-            self._watch_oldest()
+    # deadlines
 
     def _deadline_came(self) -> None:
         self._timer = None
@@ -256,37 +359,39 @@ class Pool:
         while queue and (queue[0].payload is None or queue[0].deadline <= now):
             withdrawn.append(queue.popleft())
         stalled = [
-            (sender, write)
-            for sender, write in self._begun.items()
-            if write.deadline <= now and not write.given_up
+            (sender, late) for sender in self._senders if (late := _late(sender, now))
         ]
-        for _, write in stalled:
-            write.given_up = True
-        self._watch_oldest()
-        # Whoever hears of an end may deliver again: the queue is in order by now.
         for delivery in withdrawn:
             self._metrics.payloads_withdrawn += delivery.payload is not None
             delivery.fail(NotDelivered(self._why_queued()))
-        for sender, write in stalled:
-            self._give_up(sender, write, now)
+        for sender, late_deliveries in stalled:
+            self._give_up(sender, late_deliveries)
+        # What has been delivered meanwhile has set it to its own deadline.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch_oldest()
 
-    def _give_up(self, sender: ISender, write: _Write, now: float) -> None:
+    def _give_up(self, sender: ISender, late: list[_Delivery]) -> None:
         """A connection made no progress: end it, and those whose time is over."""
         why = "the backend did not take all of it in time"
-        for delivery in write.deliveries:
-            if delivery.payload is not None and delivery.deadline <= now:
+        for delivery in late:
+            if delivery.payload is not None:
                 self._events.write_failed(
                     sender.sender_id, delivery.payload.request_id, why
                 )
                 delivery.fail(NotDelivered(why))
-        sender.abort()
+        sender.abort(why)
 
     def _watch_oldest(self) -> None:
-        deadlines = [w.deadline for w in self._begun.values() if not w.given_up]
-        if self._queue:
-            deadlines.append(self._queue[0].deadline)
-        if deadlines:
-            self._set_timer(min(deadlines))
+        deadlines = [d.deadline for d in self._queue if d.octets][:1]
+        for sender in self._senders:
+            for delivery in sender.unconfirmed():
+                assert isinstance(delivery, _Delivery)
+                deadlines.append(delivery.deadline)
+        oldest = min(deadlines, default=inf)
+        if oldest != inf:
+            self._set_timer(oldest)
 
     def _why_queued(self) -> str:
         if not self._senders:
@@ -297,3 +402,11 @@ class Pool:
         self._timer = self._clock.callLater(
             max(0.0, deadline - self._clock.seconds()), self._deadline_came
         )
+
+
+def _late(sender: ISender, now: float) -> list[_Delivery]:
+    return [
+        delivery
+        for delivery in sender.unconfirmed()
+        if isinstance(delivery, _Delivery) and delivery.deadline <= now
+    ]

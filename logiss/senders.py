@@ -1,27 +1,21 @@
 """
-Writes payloads to one connection and says when they have left.
+Keeps a connection to the backend, whatever it speaks, and says when it is usable.
 
-A `SenderFactory` keeps one connection to the backend: it connects through an
-`EndpointConnector`, loses, backs off and connects again, for ever. While a
-connection is usable its `SyslogSender` is with the owner, who gives it something
-to send whenever it is idle.
-
-"Has left" means that the kernel of this machine has taken every byte, for TLS
-every byte of ciphertext. Twisted tells this to a pull producer: it is asked to
-produce as soon as the transport's buffer has run empty. The producer is
-registered only while bytes are in flight, because one that stays keeps the
-transport from closing, and on the TCP transport below TLS, because the TLS
-transport would ask it in a loop.
+A `SenderFactory` keeps one connection: it connects through an `EndpointConnector`,
+loses, backs off and connects again, for ever. While a connection is usable its
+`Sender` is with the owner, who gives it deliveries whenever it is ready for more.
+What it speaks, and when a delivery has reached its level, is its subclass's: see
+`logiss.syslog_sender` and `logiss.relp_sender`.
 """
 
 import random
-import select
-import socket
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
+from attrs import frozen
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred
 from twisted.internet.error import (
     ConnectError,
     ConnectionAborted,
@@ -33,121 +27,193 @@ from twisted.internet.interfaces import (
     IAddress,
     IConnector,
     IDelayedCall,
+    IHalfCloseableProtocol,
     IHandshakeListener,
-    IPullProducer,
     IReactorTime,
     ISSLTransport,
-    ITCPTransport,
 )
-from twisted.internet.protocol import (
-    Protocol,
-    ReconnectingClientFactory,
-    connectionDone,
-)
+from twisted.internet.protocol import ReconnectingClientFactory, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface, implementer
 
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
+from logiss.wire import Wire
 
 RECONNECT_SECONDS = 0.2
 RECONNECT_SECONDS_MAX = 5.0
 _BACKOFF_FACTOR = 1.6
 _JITTER = 0.3
+#: An attempt that took so long was a pause of its own.
+LONG_ATTEMPT_SECONDS = 2.0
 
 #: How long a backend may take to refuse us after a TLS 1.3 handshake, when it sends
 #: no session ticket that would tell sooner.
 CONFIRM_SECONDS = 0.25
-#: How long a closing connection may take until it is aborted.
-CLOSE_SECONDS = 1.0
-# More chunks than this are small ones, and joined sooner than handed over one by one.
-_CHUNKS_MAX = 64
-
-
-class ConnectionBroken(Exception):
-    """The connection ended before everything had left; says how."""
-
-
-class NothingWritten(ConnectionBroken):
-    """The connection had ended before anything was written to it; says how."""
+#: How long a closing connection may take: for the backend to take what the kernel
+#: still has for it, and to close.
+CLOSE_SECONDS = 2.0
+#: How long of it once the kernel's queue is empty.
+CLOSE_EMPTY_SECONDS = 1.0
 
 
 class ConnectionRefusedByUs(Exception):
     """The backend is not whom we want to talk to; says why."""
 
 
+class Delivery(Protocol):
+    """
+    A payload on its way.
+
+    @ivar octets: what of it is not confirmed: whole octet-counted frames; nothing
+        when nobody waits for it any more.
+    @ivar blames: how many sessions in a row have ended with its first frame
+        unanswered.
+    """
+
+    octets: bytes
+    blames: int
+
+
+@frozen
+class Loss:
+    """
+    What the end of a connection leaves.
+
+    @ivar why: on one line.
+    @ivar unconfirmed: given to it and without outcome, oldest first.
+    @ivar replay: frames that were confirmed, but that the backend may have lost.
+    """
+
+    why: str
+    unconfirmed: Sequence[Delivery] = ()
+    replay: Sequence[bytes] = ()
+
+
 class ISender(Interface):
     """One usable connection to the backend."""
 
     sender_id = Attribute("Number of the connection, from 0.")
+    unconfirmed_bytes = Attribute("How much it was given that has no outcome yet.")
 
-    def send(chunks: Sequence[bytes]) -> Deferred[None]:
+    def send(deliveries: Sequence[Delivery]) -> bool:
         """
-        Write `chunks` behind each other. Only one `send` may be under way.
+        Send `deliveries` in order; only when ready for it.
 
-        @return: fires when every byte has left; fails with `ConnectionBroken`, or
-            more exactly with `NothingWritten`.
+        @return: whether it took them; if not, nothing was written and the
+            connection is about to be lost.
         """
 
-    def abort() -> None:
-        """Give the connection up at once; what is under way fails soon after."""
+    def unconfirmed() -> Sequence[Delivery]:
+        """What it was given that has no outcome yet, oldest first."""
+
+    def abort(why: str) -> None:
+        """
+        Give the connection up. The owner is told of the loss before this returns.
+        """
 
 
 class ISenderOwner(Interface):
     """Who gives the senders their work."""
 
-    def sender_connected(sender: ISender) -> None:
-        """`sender` is usable and idle."""
+    def sender_ready(sender: ISender) -> None:
+        """`sender` takes one `send` now; the first time, it has become usable."""
 
-    def sender_lost(sender: ISender) -> None:
+    def delivered(sender: ISender, deliveries: Sequence[Delivery]) -> None:
+        """`deliveries` have reached their level."""
+
+    def refused(sender: ISender, delivery: Delivery, why: str) -> None:
+        """The backend will not take `delivery`; it is not to be sent again."""
+
+    def sender_lost(sender: ISender, loss: Loss) -> None:
         """`sender` will never be usable again."""
 
 
-def reconnect_seconds(failures: int, fraction: float) -> float:
+def reconnect_seconds(
+    failures: int, fraction: float, attempt_seconds: float = 0.0
+) -> float:
     """
     How long to wait before the next attempt.
 
     @param failures: attempts that have failed since the last usable connection.
     @param fraction: a random number from 0 to 1.
+    @param attempt_seconds: how long the last attempt took.
     """
-    if failures == 0:
+    if failures == 0 or attempt_seconds >= LONG_ATTEMPT_SECONDS:
         return RECONNECT_SECONDS
     # Ten attempts reach the limit; 1.6**2000 would not fit a float.
     delay = RECONNECT_SECONDS * _BACKOFF_FACTOR ** min(failures, 10)
     return min(delay, RECONNECT_SECONDS_MAX) * (1 - _JITTER * fraction)
 
 
-@implementer(ISender, IHandshakeListener, IPullProducer)
-class SyslogSender(Protocol):
-    """Writes octet-counted frames (RFC 6587 section 3.4.1), reads nothing."""
+@implementer(ISender, IHandshakeListener, IHalfCloseableProtocol)
+class Sender(protocol.Protocol):
+    """
+    A connection and whether it is usable; what it speaks is its subclass's.
+
+    @ivar hastens: whether the backend is to acknowledge soon what is written.
+    @ivar usable: whether it is with its owner.
+    @ivar was_usable: whether it ever was.
+    """
 
     factory: "SenderFactory"
     # TCP's or TLS's; what is asked of either has no common interface.
     transport: Any
+    hastens = False
 
-    def __init__(self, sender_id: int) -> None:
+    def __init__(self, sender_id: int, owner: ISenderOwner) -> None:
         self.sender_id = sender_id
-        self._sent: Deferred[None] | None = None
-        self._registering = False
-        self._is_tls = False
-        self._socket: socket.socket | None = None
-        # Says that the backend has ended its side, even behind unread bytes.
-        self._ended: Any = None
+        self.owner = owner
+        self.unconfirmed_bytes = 0
+        self.usable = False
+        self.was_usable = False
+        self._over = False
         self._confirmed = False
         self._confirming: IDelayedCall | None = None
 
+    # what a subclass says
+
+    def send(self, deliveries: Sequence[Delivery]) -> bool:
+        raise NotImplementedError
+
+    def unconfirmed(self) -> Sequence[Delivery]:
+        raise NotImplementedError
+
+    def accepted(self) -> None:
+        """The backend has accepted the connection: begin to speak."""
+        self.has_become_usable()
+
+    def written(self) -> None:
+        """All that was written has left."""
+
+    def look(self) -> None:
+        """See what was acknowledged; the connection is about to end."""
+
+    def loss(self, why: str, in_order: bool) -> Loss:
+        """
+        What the end of the connection leaves.
+
+        @param in_order: whether the backend has read all that it acknowledged.
+        """
+        raise NotImplementedError
+
+    def say_goodbye(self) -> None:
+        """Nothing more is to be sent: end the connection in order."""
+        self.wire.close()
+
+    # what it may use
+
+    def has_become_usable(self) -> None:
+        self.usable = self.was_usable = True
+        self.factory.sender_usable(self)
+        self.owner.sender_ready(self)
+
+    # the transport's side
+
     def connectionMade(self) -> None:
-        self._is_tls = ISSLTransport.providedBy(self.transport)
-        self._tcp = self.transport.transport if self._is_tls else self.transport
-        if ITCPTransport.providedBy(self._tcp):
-            self._tcp.setTcpNoDelay(True)
-            self._tcp.setTcpKeepAlive(True)
-            if hasattr(self._tcp, "getHandle") and hasattr(select, "POLLRDHUP"):
-                self._socket = self._tcp.getHandle()
-                self._ended = select.poll()
-                self._ended.register(self._socket, select.POLLRDHUP)
-        if not self._is_tls:
-            self.factory.sender_connected(self)
+        self.wire = Wire(self.transport, self.written, self.hastens)
+        if not ISSLTransport.providedBy(self.transport):
+            self.accepted()
 
     def handshakeCompleted(self) -> None:
         if self.transport.is_confirmed_by_handshake:
@@ -164,122 +230,56 @@ class SyslogSender(Protocol):
         if self._confirmed or self.transport.is_over or self.transport.disconnecting:
             return
         self._confirmed = True
-        self.factory.sender_connected(self)
+        self.accepted()
 
-    def send(self, chunks: Sequence[bytes]) -> Deferred[None]:
-        assert self._sent is None, "one send at a time"
-        if self._is_tls and self.transport.is_over:
-            return fail(NothingWritten("the backend ended the TLS session"))
-        if self._ended is not None and self._ended.poll(0):
-            # The reactor will find that out by reading; connectionLost follows.
-            return fail(NothingWritten("the backend closed the connection"))
-        if self._is_tls:
-            has_left = self.transport.write_through(b"".join(chunks), self._send_now)
-        else:
-            has_left = self._write_through(chunks)
-        if has_left:
-            return succeed(None)
-        sent = self._sent = Deferred()
-        self._registering = True
-        self._tcp.registerProducer(self, streaming=False)
-        self._registering = False
-        return sent
+    def readConnectionLost(self) -> None:
+        self.stream_ended()
+        self.transport.connectionLost(Failure(ConnectionDone()))
 
-    def _write_through(self, chunks: Sequence[bytes]) -> bool:
-        """Write, at once as far as that goes; whether everything has left."""
-        if len(chunks) > _CHUNKS_MAX:
-            chunks = [b"".join(chunks)]
-        taken = self._send_now(chunks)
-        if taken == sum(map(len, chunks)):
-            return True
-        self.transport.write(b"".join(chunks)[taken:])
-        return False
+    def stream_ended(self) -> None:
+        """The backend has ended its side of TCP; the socket can still be asked."""
+        if not self._over:
+            self.look()
 
-    def _send_now(self, chunks: Sequence[bytes]) -> int:
-        """
-        Give the kernel what it takes at once; the reactor would make it two more
-        system calls and a turn.
+    def writeConnectionLost(self) -> None:
+        """Our side has ended, as we wanted it to."""
 
-        @return: how many bytes it took. None within TLS when there are bytes to be
-            read, for they may be the end of the session: the reactor reads before
-            it writes.
-        """
-        connection = self._socket
-        if connection is None:
-            return 0
-        try:
-            if self._is_tls and self._has_unread(connection):
-                return 0
-            return connection.sendmsg(chunks)
-        except OSError:
-            return 0
-
-    @staticmethod
-    def _has_unread(connection: socket.socket) -> bool:
-        try:
-            connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        return True
-
-    def resumeProducing(self) -> None:
-        # The first call comes from registerProducer, the next when the kernel has
-        # taken everything, unless TLS still holds bytes back.
-        if self._registering or self._sent is None:
-            return
-        if self._is_tls and self.transport.holds_cleartext():
-            return
-        self._tcp.unregisterProducer()
-        if self._is_tls and self.transport.is_over:
-            # What was written last may have been dropped; connectionLost follows.
-            return
-        sent, self._sent = self._sent, None
-        sent.callback(None)
-
-    def stopProducing(self) -> None:
-        """The connection has ended; connectionLost follows."""
-
-    def abort(self) -> None:
-        if self._sent is not None:
-            self._tcp.unregisterProducer()
-        self.transport.abortConnection()
-
-    def close(self) -> None:
-        """End the stream in order: the backend is to read all of it, then close."""
-        if self._is_tls:
-            self.transport.loseConnection()
-        else:
-            self.transport.loseWriteConnection()
-
-    def end(self) -> None:
-        """
-        Wait no longer for the backend to close. What the kernel has it goes on
-        sending; an abort would throw that away, answered as it is.
-        """
-        if self._sent is not None:
-            self.abort()
-        else:
-            self._tcp.loseConnection()
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.wire.lost()
+        if self._confirming is not None:
+            _stop(self._confirming)
+        # TLS may have a reason of its own; how TCP ended says what was read.
+        how = getattr(self.transport, "tcp_end", None) or reason
+        self._end(describe(reason), how.check(ConnectionDone) is not None)
+        self.factory.sender_lost(self, reason)
 
     @property
     def refusal(self) -> str:
         """Why the backend's certificate was refused, if it was."""
         return getattr(self.transport, "refusal", "")
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._socket = self._ended = None
-        if self._confirming is not None:
-            _stop(self._confirming)
-        self.factory.sender_lost(self, reason)
-        if self._sent is not None:
-            sent, self._sent = self._sent, None
-            sent.errback(ConnectionBroken(describe(reason)))
+    # the end
+
+    def abort(self, why: str = "the connection was given up") -> None:
+        self.wire.abort()
+        self._end(why, False)
+
+    def _end(self, why: str, in_order: bool) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self.usable:
+            self.usable = False
+            self.factory.sender_unusable(self)
+            self.owner.sender_lost(self, self.loss(why, in_order))
 
 
 class SenderFactory(ReconnectingClientFactory):
     """
     Keeps one connection to the backend, with its lines and counts.
 
+    @param make_sender: from the number of the connection.
+    @param destination: where to, for the log; nothing where there is only one.
     @ivar sender: the usable connection, while there is one.
     """
 
@@ -288,10 +288,11 @@ class SenderFactory(ReconnectingClientFactory):
     def __init__(
         self,
         sender_id: int,
-        owner: ISenderOwner,
+        make_sender: Callable[[int], Sender],
         clock: IReactorTime,
         events: EventLog,
         metrics: Metrics,
+        destination: str = "",
     ) -> None:
         self._clock = clock
         self.clock = cast(Any, clock)
@@ -300,25 +301,27 @@ class SenderFactory(ReconnectingClientFactory):
         self.call_later = clock.callLater
         self.connector: Any = None
         self._sender_id = sender_id
-        self._owner = owner
+        self._make_sender = make_sender
         self._events = events
         self._metrics = metrics
+        self._destination = destination
         self._started_at = 0.0
-        self.sender: SyslogSender | None = None
+        self.sender: Sender | None = None
         self._closed: Deferred[None] | None = None
+        self._closing: IDelayedCall | None = None
 
     def startedConnecting(self, connector: IConnector) -> None:
         self.connector = connector
         self._started_at = self._clock.seconds()
         self._metrics.connects_attempted += 1
-        self._events.connect_attempted(self._sender_id)
+        self._events.connect_attempted(self._sender_id, self._destination)
 
-    def buildProtocol(self, addr: IAddress | None) -> SyslogSender:  # type: ignore[override]
-        sender = SyslogSender(self._sender_id)
+    def buildProtocol(self, addr: IAddress | None) -> Sender:  # type: ignore[override]
+        sender = self._make_sender(self._sender_id)
         sender.factory = self
         return sender
 
-    def sender_connected(self, sender: SyslogSender) -> None:
+    def sender_usable(self, sender: Sender) -> None:
         self.connector.established()
         self.resetDelay()
         self.sender = sender
@@ -328,25 +331,26 @@ class SenderFactory(ReconnectingClientFactory):
             self._clock.seconds() - self._started_at,
             _host_and_port(sender.transport.getPeer()),
         )
-        self._owner.sender_connected(sender)
 
-    def sender_lost(self, sender: SyslogSender, reason: Failure) -> None:
-        was_usable = self.sender is sender
-        if was_usable:
-            self.sender = None
-            self._metrics.disconnects += 1
-            self._events.disconnected(self._sender_id)
-            self._owner.sender_lost(sender)
-        elif sender.refusal:
+    def sender_unusable(self, sender: Sender) -> None:
+        self.sender = None
+        self._metrics.disconnects += 1
+        self._events.disconnected(self._sender_id)
+
+    def sender_lost(self, sender: Sender, reason: Failure) -> None:
+        """The connection has ended, which may never have been usable."""
+        if sender.refusal and not sender.was_usable:
             reason = Failure(ConnectionRefusedByUs(sender.refusal))
-        self.connector.connection_lost(reason, was_usable)
+        self.connector.connection_lost(reason, sender.was_usable)
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self.continueTrying:
             self._tell_closed()
             return
         self._metrics.connects_failed += 1
-        self._events.connect_failed(self._sender_id, describe(reason))
+        self._events.connect_failed(
+            self._sender_id, describe(reason), self._destination
+        )
         self.retry()
 
     def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
@@ -354,13 +358,14 @@ class SenderFactory(ReconnectingClientFactory):
         super().clientConnectionLost(connector, reason)
 
     def retry(self, connector: IConnector | None = None) -> None:
-        self.delay = reconnect_seconds(self.retries, random.random())
+        self.delay = reconnect_seconds(
+            self.retries, random.random(), self._clock.seconds() - self._started_at
+        )
         super().retry(connector)
 
     def close(self) -> Deferred[None]:
         """
-        Stop connecting; let a connection end in order, abort it after
-        `CLOSE_SECONDS`.
+        Stop connecting; let a connection end in order, within `CLOSE_SECONDS`.
 
         @return: fires when there is no connection any more.
         """
@@ -377,12 +382,22 @@ class SenderFactory(ReconnectingClientFactory):
         if sender is None:
             self.connector.disconnect()
         else:
-            timer = self._clock.callLater(CLOSE_SECONDS, sender.end)
-            closed.addCallback(lambda _: _stop(timer))
-            sender.close()
+            self._closing = self._clock.callLater(
+                CLOSE_EMPTY_SECONDS, self._hasten_end, sender
+            )
+            sender.say_goodbye()
         return closed
 
+    def _hasten_end(self, sender: Sender) -> None:
+        if sender.wire.writing or sender.wire.unacknowledged():
+            more = CLOSE_SECONDS - CLOSE_EMPTY_SECONDS
+            self._closing = self._clock.callLater(more, sender.wire.end)
+        else:
+            sender.wire.end()
+
     def _tell_closed(self) -> None:
+        if self._closing is not None:
+            _stop(self._closing)
         closed, self._closed = self._closed, None
         if closed is not None:
             closed.callback(None)

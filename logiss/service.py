@@ -8,6 +8,7 @@ The one room that knows all others; only the doors are above it. `LogissService`
 import errno
 import os
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 from twisted.application.service import Service
@@ -34,16 +35,21 @@ from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
-from logiss.senders import SenderFactory
-from logiss.settings import Destination, Settings
+from logiss.senders import Sender, SenderFactory
+from logiss.settings import Destination, Settings, SettingsError
 from logiss.site import Clients, LogsSite
+from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
 from logiss.web import LogsResource
+from logiss.wire import why_no_acknowledgements
 
 #: How often successes are summed up when they have no lines of their own.
 SUM_SECONDS = 10.0
 #: How long clients may take to read their answers once everything is delivered.
 GOODBYE_SECONDS = 1.0
+#: How long an address may take for TCP's handshake. The kernel's pauses between two
+#: attempts grow, so that a long wait would find a healed path late.
+HANDSHAKE_SECONDS = 3.0
 
 
 class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver):
@@ -66,41 +72,90 @@ class Forwarder(Service):
         events: EventLog,
         metrics: Metrics | None = None,
     ) -> None:
-        if settings.forward_dest is None:
+        if not settings.forward_dest:
             raise ValueError("settings.forward_dest is needed to forward")
+        problems = platform_problems(settings)
+        if problems:
+            raise SettingsError(problems)
         metrics = metrics or Metrics()
         self._reactor = reactor
         self._settings = settings
         self.pool = Pool(reactor, settings.delivery_timeout_seconds, events, metrics)
-        self._factories = [
-            SenderFactory(i, self.pool, reactor, events, metrics)
-            for i in range(settings.forward_count)
+        self._acknowledgements: Acknowledgements | None = None
+        if settings.delivery_level == "acked":
+            self._acknowledgements = Acknowledgements(reactor)
+        destinations = settings.forward_dest
+        self._links = [
+            (
+                SenderFactory(
+                    i,
+                    self._make_sender,
+                    reactor,
+                    events,
+                    metrics,
+                    str(destination) if len(destinations) > 1 else "",
+                ),
+                destination,
+            )
+            for i, destination in zip(
+                range(settings.forward_count), cycle(destinations), strict=False
+            )
         ]
+
+    def _make_sender(self, sender_id: int) -> Sender:
+        return SyslogSender(
+            sender_id,
+            self.pool,
+            self._acknowledgements,
+            self._settings.replay_bytes,
+        )
 
     def startService(self) -> None:
         super().startService()
-        destination = self._settings.forward_dest
-        assert destination is not None
-        wrap: Callable[[ClientFactory[Any]], IProtocolFactory] = _plain
-        if self._settings.pem is not None:
-            wrap = tls_wrapper(destination.host, self._settings.pem, self._reactor)
         timeout_seconds = self._settings.forward_dest_connect_timeout_seconds
-        for factory in self._factories:
+        wraps = {d: self._wrap(d) for d in self._settings.forward_dest}
+        for factory, destination in self._links:
             EndpointConnector(
                 self._reactor,
                 _endpoint(self._reactor, destination, timeout_seconds),
                 factory,
-                wrap,
+                wraps[destination],
                 timeout_seconds,
             ).connect()
 
-    def stopService(self) -> Deferred[None]:
-        """Fail what still waits; end every connection in order."""
+    def _wrap(
+        self, destination: Destination
+    ) -> Callable[[ClientFactory[Any]], IProtocolFactory]:
+        """What puts TLS below a factory, where there is to be TLS."""
+        if self._settings.pem is None or destination.scheme == "relp":
+            return _plain
+        return tls_wrapper(destination.host, self._settings.pem, self._reactor)
+
+    async def stop(self, deadline: float) -> None:
+        """
+        Deliver what is to be replayed, until `deadline` in the reactor's seconds;
+        fail what still waits; end every connection in order.
+        """
         super().stopService()
-        self.pool.stop()
-        return gatherResults(
-            [factory.close() for factory in self._factories]
-        ).addCallback(lambda _: None)
+        replayed = self.pool.replays_ended()
+        timer = self._reactor.callLater(
+            max(0.0, deadline - self._reactor.seconds()), self.pool.stop
+        )
+        await replayed
+        if timer.active():
+            timer.cancel()
+            self.pool.stop()
+        await gatherResults([factory.close() for factory, _ in self._links])
+
+    def stopService(self) -> Deferred[None]:
+        deadline = self._reactor.seconds() + self._settings.delivery_timeout_seconds
+        return Deferred.fromCoroutine(self.stop(deadline))
+
+
+def platform_problems(settings: Settings) -> list[str]:
+    """What this platform has against `settings`, a line each."""
+    why = why_no_acknowledgements() if settings.delivery_level == "acked" else ""
+    return [f"DELIVERY: 'acked' {why}; set DELIVERY=sent"] if why else []
 
 
 def _endpoint(
@@ -110,7 +165,10 @@ def _endpoint(
     # many a container.
     endpoint = TCP4ClientEndpoint if "_" in destination.host else HostnameEndpoint
     return endpoint(
-        reactor, destination.host, destination.port, timeout=timeout_seconds
+        reactor,
+        destination.host,
+        destination.port,
+        timeout=min(timeout_seconds, HANDSHAKE_SECONDS),
     )
 
 
@@ -193,6 +251,7 @@ class LogissService(Service):
         return self._port.getHost()
 
     async def _drain(self) -> None:
+        deadline = self._reactor.seconds() + self._settings.delivery_timeout_seconds
         emptied: Deferred[None] = Deferred()
         self.drain.begin(lambda: emptied.callback(None))
         self.events.phase_reached("http", "shutdown")
@@ -204,7 +263,7 @@ class LogissService(Service):
             if stopped is not None:
                 await stopped
         await self._clients.say_goodbye(GOODBYE_SECONDS)
-        await self.forwarder.stopService()
+        await self.forwarder.stop(deadline)
         if self._sums.running:
             self._sums.stop()
             self._sum_up()

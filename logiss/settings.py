@@ -8,7 +8,7 @@ variable's name; none of them repeats a secret.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
 from typing import TypeVar
@@ -39,14 +39,33 @@ class SettingsError(Exception):
 
 @frozen
 class Destination:
-    """Where to forward to: a TCP host and port. An IPv6 host has no brackets."""
+    """
+    Where to forward to: a TCP host and port. An IPv6 host has no brackets.
+
+    @ivar scheme: ``relp`` or ``relp+tls``; nothing for octet-counted syslog, over
+        TLS where there is a `Settings.pem`.
+    """
 
     host: str
     port: int
+    scheme: str = ""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        scheme = f"{self.scheme}://" if self.scheme else ""
+        return f"{scheme}{host}:{self.port}"
+
+
+Destinations = tuple[Destination, ...]
+_NOWHERE: Destinations = ()
+
+
+def _one_or_several(
+    given: "Destination | Iterable[Destination] | None",
+) -> Destinations:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, Destination) else tuple(given)
 
 
 @frozen
@@ -84,10 +103,12 @@ class Settings:
     tokens: tuple[tuple[str, str], ...] = field(default=(), repr=_masked)
     port: int = 5000
     listen_host: str | None = None
-    forward_dest: Destination | None = None
+    forward_dest: Destinations = field(default=(), converter=_one_or_several)
     forward_dest_connect_timeout_seconds: float = 10.0
     forward_count: int = 4
     delivery_timeout_seconds: float = 5.0
+    delivery: str = "acked"
+    replay_bytes: int = 256 * KIB
     enforce_ssl: bool = False
     pem: BackendPEM | None = None
     hmac_key: bytes | None = field(default=None, repr=_masked)
@@ -99,11 +120,12 @@ class Settings:
     max_inflight_bytes: int = 256 * MIB
     log_successes: bool = True
     http_channel: str = "fast"
-    delivery: str = "sent"
 
     @property
     def delivery_level(self) -> str:
-        """What a 200 says has become of a post; each answer names it."""
+        """What 200 means: ``sent``, ``acked`` or ``relp``."""
+        if any(destination.scheme for destination in self.forward_dest):
+            return "relp"
         return self.delivery
 
     def describe(self) -> list[str]:
@@ -156,8 +178,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         listen_host=variable("LISTEN_HOST", str, None),
         forward_dest=variable(
             "FORWARD_DEST",
-            parse_destination,
-            None,
+            parse_destinations,
+            _NOWHERE,
             "set it to the host:port of the syslog receiver",
         ),
         forward_dest_connect_timeout_seconds=variable(
@@ -165,6 +187,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         ),
         forward_count=variable("FORWARD_COUNT", parse_count, 4),
         delivery_timeout_seconds=variable("DELIVERY_TIMEOUT", parse_seconds, 5.0),
+        delivery=variable("DELIVERY", parse_delivery, "acked"),
+        replay_bytes=variable("REPLAY_BYTES", parse_size_or_nothing, 256 * KIB),
         enforce_ssl=variable("ENFORCE_SSL", parse_flag, False),
         pem=variable("PEMFILE", parse_pem_file, None),
         hmac_key=variable("HMAC_KEY", str.encode, None),
@@ -184,17 +208,49 @@ def read(environ: Mapping[str, str]) -> Settings:
             f" MAX_BODY_BYTES ({settings.max_body_bytes}): the largest body would"
             " never find room; raise it or lower MAX_BODY_BYTES"
         )
-    if settings.pem and settings.forward_dest and "_" in settings.forward_dest.host:
-        problems.append(
-            f"FORWARD_DEST: no certificate can be for {settings.forward_dest.host!r};"
-            " with PEMFILE it must be a name without '_'"
-        )
-    # Rooms that are not built yet: to go on without them would serve something
-    # else than what the operator has asked for.
+    problems += _destination_problems(settings)
+    # A room that is not built yet: to go on without it would serve something else
+    # than what the operator has asked for.
     variable("REDIS_URL", _parse_redis_url, None)
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def _destination_problems(settings: Settings) -> list[str]:
+    """What FORWARD_DEST has against the other variables."""
+    problems = []
+    destinations = settings.forward_dest
+    if len({bool(destination.scheme) for destination in destinations}) > 1:
+        problems.append(
+            "FORWARD_DEST: has destinations with RELP and without; as 200 can only"
+            " mean one thing, use relp:// or relp+tls:// for all of them or for none"
+        )
+    if len(destinations) > settings.forward_count:
+        problems.append(
+            f"FORWARD_COUNT: is {settings.forward_count}, less than the"
+            f" {len(destinations)} destinations in FORWARD_DEST; raise it"
+        )
+    for destination in destinations:
+        where = f"FORWARD_DEST: {str(destination)!r}"
+        if settings.pem is None:
+            if destination.scheme == "relp+tls":
+                problems.append(
+                    f"{where} needs PEMFILE, the certificates to check it against;"
+                    " set it"
+                )
+            continue
+        if destination.scheme == "relp":
+            problems.append(
+                f"{where} is without TLS although PEMFILE is set; use relp+tls:// or"
+                " unset PEMFILE"
+            )
+        if "_" in destination.host:
+            problems.append(
+                f"FORWARD_DEST: no certificate can be for {destination.host!r};"
+                " with PEMFILE it must be a name without '_'"
+            )
+    return problems
 
 
 def parse_port(text: str) -> int:
@@ -256,6 +312,19 @@ def parse_size(text: str) -> int:
     return int(found[1]) * _SIZE_UNITS[found[2]]
 
 
+def parse_size_or_nothing(text: str) -> int:
+    """Bytes of ``0`` or of what `parse_size` reads."""
+    return 0 if re.fullmatch("0{1,15}", text) else parse_size(text)
+
+
+def parse_delivery(text: str) -> str:
+    if text.lower() in ("sent", "acked"):
+        return text.lower()
+    if text.lower() == "relp":
+        raise ValueError("is 'relp' by FORWARD_DEST=relp://host:port; unset it")
+    raise ValueError(f"must be 'sent' or 'acked', not {text!r}")
+
+
 def parse_request_log(text: str) -> bool:
     if text.lower() in ("all", "errors"):
         return text.lower() == "all"
@@ -272,16 +341,27 @@ _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 
 
+def parse_destinations(text: str) -> Destinations:
+    """Destinations of ``host:port,host:port``, split at ``,``."""
+    return tuple(parse_destination(entry.strip()) for entry in text.split(","))
+
+
 def parse_destination(text: str) -> Destination:
-    """A destination of ``host:port`` or ``[v6]:port``."""
-    if text.startswith(("relp://", "relp+tls://")):
+    """
+    A destination of ``host:port`` or ``[v6]:port``, behind ``relp://`` or
+    ``relp+tls://`` for RELP.
+    """
+    scheme, found_scheme, rest = text.partition("://")
+    if not found_scheme:
+        return _parse_address("", text)
+    if scheme.lower() not in ("relp", "relp+tls"):
         raise ValueError(
-            "relp:// and relp+tls:// are not available in this version; use host:port"
+            f"must be host:port, relp://host:port or relp+tls://host:port, not {text!r}"
         )
-    if "," in text:
-        raise ValueError(
-            "several destinations are not available in this version; use one host:port"
-        )
+    return _parse_address(scheme.lower(), rest)
+
+
+def _parse_address(scheme: str, text: str) -> Destination:
     found = re.fullmatch(r"\[([0-9A-Fa-f:.]+(?:%[^\]]+)?)\]:([0-9]{1,5})", text)
     if found is None:
         found = re.fullmatch(r"([^:\[\]/@\s]+):([0-9]{1,5})", text)
@@ -291,7 +371,7 @@ def parse_destination(text: str) -> Destination:
         raise ValueError(f"{found[1]!r} is not an IPv6 address")
     if not 1 <= int(found[2]) <= 65_535:
         raise ValueError(f"its port must be from 1 to 65535, not {found[2]}")
-    return Destination(found[1], int(found[2]))
+    return Destination(found[1], int(found[2]), scheme)
 
 
 def _is_ipv6(text: str) -> bool:
@@ -405,12 +485,6 @@ def _public_key(certificate: x509.Certificate) -> object:
         return certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         return None
-
-
-def _parse_delivery(text: str) -> str:
-    if text != "sent":
-        raise ValueError(f"must be 'sent' in this version, not {text!r}")
-    return text
 
 
 def _parse_redis_url(text: str) -> None:

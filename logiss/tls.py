@@ -18,30 +18,92 @@ from service_identity.cryptography import (
 )
 from twisted.internet import ssl
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
     IOpenSSLClientConnectionCreator,
     IProtocolFactory,
     IReactorTime,
 )
-from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from logiss.settings import BackendPEM
 
+#: How long the backend may take to end TCP behind the TLS session.
+TCP_END_SECONDS = 1.0
+
 
 class IConfirmable(Protocol):
-    """A protocol that wants to know when the backend has accepted the session."""
+    """A protocol that wants to know how far the session is."""
 
     def session_confirmed(self) -> None:
         """Something has come in the session, so the backend lives with it."""
 
+    def stream_ended(self) -> None:
+        """The backend has ended its side of TCP; the socket can still be asked."""
 
+
+@implementer(IHalfCloseableProtocol)
 class ClientTLS(TLSMemoryBIOProtocol):
-    """TLS that writes at once; Twisted's default keeps small writes for a turn."""
+    """
+    TLS that writes at once, where Twisted's default keeps small writes for a turn,
+    and that sees how TCP ends.
 
-    #: Why the backend's certificate was refused, when OpenSSL has refused it.
+    @ivar refusal: why the backend's certificate was refused, when OpenSSL has
+        refused it.
+    @ivar tcp_end: how TCP has ended, once it has.
+    """
+
     refusal = ""
+    tcp_end: Failure | None = None
+    _ending: IDelayedCall | None = None
+
+    def readConnectionLost(self) -> None:
+        cast(IConfirmable, self.wrappedProtocol).stream_ended()
+        cast(Any, self.transport).connectionLost(Failure(ConnectionDone()))
+
+    def writeConnectionLost(self) -> None:
+        """Our side has ended, as we wanted it to."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.tcp_end = reason
+        if self._ending is not None and self._ending.active():
+            self._ending.cancel()
+        super().connectionLost(reason)
+
+    def _shutdownTLS(self) -> None:
+        if not self._is_ended_by_backend():
+            super()._shutdownTLS()
+            return
+        try:
+            self._tlsConnection.shutdown()
+        except SSL.Error:
+            pass
+        self._flushSendBIO()
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None or not self._is_ended_by_backend():
+            super()._tlsShutdownFinished(reason)
+            return
+        # To close TCP now, as Twisted would, is not to learn whether the backend has
+        # read everything: then it ends TCP in order, else by a reset.
+        self._lostTLSConnection = True
+        self._flushSendBIO()
+        tcp = cast(Any, self.transport)
+        tcp.loseWriteConnection()
+        clock = cast(Any, self.factory)._clock
+        self._ending = clock.callLater(TCP_END_SECONDS, tcp.loseConnection)
+
+    def _is_ended_by_backend(self) -> bool:
+        """Whether the backend has ended the session in order, and before us."""
+        connection = self._tlsConnection
+        return not self.disconnecting and bool(
+            connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN
+        )
 
     def dataReceived(self, data: bytes) -> None:
         was_shaken = self._handshakeDone

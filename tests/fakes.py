@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from logiss.l2met import EventLog
 from logiss.pool import IDeliverer, Payload
-from logiss.senders import ConnectionBroken, ISender, ISenderOwner
+from logiss.senders import Delivery, ISender, ISenderOwner, Loss
 from tests import l2met_grammar
 
 
@@ -51,37 +51,93 @@ class Facts:
 
 @implementer(ISender)
 class FakeSender:
-    """A connection whose kernel is the test."""
+    """
+    A connection whose kernel and backend are the test.
+
+    @ivar writes: what it was given, a string for each `send`.
+    @ivar owner: who is told; set it before the connection is used.
+    @ivar refuses: whether it has ended, as `send` will find out.
+    """
+
+    owner: ISenderOwner
 
     def __init__(self, sender_id: int = 0) -> None:
         self.sender_id = sender_id
+        self.unconfirmed_bytes = 0
         self.writes: list[bytes] = []
         self.aborted = False
-        self.in_flight: Deferred[None] | None = None
+        self.refuses = False
+        self.ready = False
+        self._groups: list[Sequence[Delivery]] = []
 
-    def send(self, chunks: Sequence[bytes]) -> Deferred[None]:
-        assert self.in_flight is None, "one send at a time"
-        assert chunks
-        self.writes.append(b"".join(chunks))
-        self.in_flight = Deferred()
-        return self.in_flight
+    def connect(self, owner: ISenderOwner) -> None:
+        self.owner = owner
+        self.leave()
 
-    def abort(self) -> None:
+    @property
+    def in_flight(self) -> bool:
+        return bool(self._groups)
+
+    def send(self, deliveries: Sequence[Delivery]) -> bool:
+        assert self.ready, "only when ready"
+        assert deliveries
+        assert not self.aborted
+        self.ready = False
+        if self.refuses:
+            return False
+        self.writes.append(b"".join(d.octets for d in deliveries))
+        self._groups.append(deliveries)
+        self.unconfirmed_bytes += len(self.writes[-1])
+        return True
+
+    def unconfirmed(self) -> Sequence[Delivery]:
+        return [d for group in self._groups for d in group]
+
+    def abort(self, why: str) -> None:
         assert not self.aborted, "aborted twice"
         self.aborted = True
+        self.break_off(why)
+
+    def leave(self) -> None:
+        """The kernel has taken everything: it is ready for more."""
+        self.ready = True
+        self.owner.sender_ready(self)
+
+    def confirm(self) -> None:
+        """The oldest write has reached its level."""
+        group = self._groups.pop(0)
+        self.unconfirmed_bytes -= len(self.writes[-1 - len(self._groups)])
+        self.owner.delivered(self, group)
 
     def flush(self) -> None:
-        """The kernel takes everything."""
-        sent, self.in_flight = self.in_flight, None
-        assert sent is not None
-        sent.callback(None)
+        """Everything has left and reached its level."""
+        self.confirm()
+        self.leave()
 
-    def break_off(self, owner: ISenderOwner, why: str = "reset") -> None:
+    def break_off(self, why: str = "reset", replay: Sequence[bytes] = ()) -> None:
         """The connection ends."""
-        owner.sender_lost(self)
-        sent, self.in_flight = self.in_flight, None
-        if sent is not None:
-            sent.errback(ConnectionBroken(why))
+        unconfirmed, self._groups = self.unconfirmed(), []
+        self.owner.sender_lost(self, Loss(why, unconfirmed, replay))
+
+
+@frozen
+class Lost:
+    """What a `FakeOwner` was told of a loss."""
+
+    sender: ISender
+    loss: Loss
+
+
+class FakeDelivery:
+    """What a sender is given, without anybody who waits."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+        self.blames = 0
+
+
+def deliveries(*octets: bytes) -> list[FakeDelivery]:
+    return [FakeDelivery(o) for o in octets]
 
 
 @implementer(ISenderOwner)
@@ -89,14 +145,22 @@ class FakeOwner:
     """Keeps what senders tell it."""
 
     def __init__(self) -> None:
-        self.connected: list[ISender] = []
-        self.lost: list[ISender] = []
+        self.ready: list[ISender] = []
+        self.confirmed: list[Delivery] = []
+        self.refusals: list[tuple[Delivery, str]] = []
+        self.lost: list[Lost] = []
 
-    def sender_connected(self, sender: ISender) -> None:
-        self.connected.append(sender)
+    def sender_ready(self, sender: ISender) -> None:
+        self.ready.append(sender)
 
-    def sender_lost(self, sender: ISender) -> None:
-        self.lost.append(sender)
+    def delivered(self, sender: ISender, deliveries: Sequence[Delivery]) -> None:
+        self.confirmed += deliveries
+
+    def refused(self, sender: ISender, delivery: Delivery, why: str) -> None:
+        self.refusals.append((delivery, why))
+
+    def sender_lost(self, sender: ISender, loss: Loss) -> None:
+        self.lost.append(Lost(sender, loss))
 
 
 @implementer(IDeliverer)

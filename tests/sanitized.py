@@ -25,7 +25,7 @@ import tomllib
 import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -113,9 +113,21 @@ MISTAKES = (
     ),
     Mistake(
         "overflows",
-        "digits <= LENGTH_DIGITS_MAX:",
-        "digits <= 5000:",
+        "start - at <= LENGTH_DIGITS_MAX:",
+        "start - at <= 5000:",
         "runtime error: signed integer overflow",
+    ),
+    Mistake(
+        "splits-behind-octets",
+        "        if start == NULL or length > end - start:\n",
+        "        if start == NULL or length > end - start + 1:\n",
+        "\nREAD of size ",
+    ),
+    Mistake(
+        "writes-behind-frames",
+        "made = new_bytes(NULL, size)",
+        "made = new_bytes(NULL, size - 1)",
+        "\nWRITE of size 1 ",
     ),
 )
 
@@ -283,6 +295,8 @@ def run_inside(library: str) -> int:
     """Run the tests of the compiled twin, as `library` has it, in this process."""
     module = _loaded(library)
     module.rewrite = _poisoning(module.rewrite)
+    module.split = _split_poisoning(module.split)
+    module.syslog_frames = _frames_poisoning(module.syslog_frames)
     os.environ["CI"] = "true"  # A codec that is not there is a failure.
 
     from tests import test_frames
@@ -335,6 +349,32 @@ def _poisoning(rewrite: Callable[..., Any]) -> Callable[..., Any]:
             )
         _asan("unpoison", batch.octets)
         return batch
+
+    return poisoned
+
+
+def _split_poisoning(split: Callable[..., Any]) -> Callable[..., Any]:
+    """`split`, as `rewrite` above."""
+
+    def poisoned(octets: Any) -> Any:
+        with _nul_poisoned(octets):
+            return split(octets)
+
+    return poisoned
+
+
+def _frames_poisoning(syslog_frames: Callable[..., Any]) -> Callable[..., Any]:
+    """`syslog_frames`, as `rewrite` above."""
+
+    def poisoned(messages: Any, first_txnr: Any) -> Any:
+        with ExitStack() as stack:
+            # One that is there twice is poisoned once.
+            for message in {id(m): m for m in messages or ()}.values():
+                stack.enter_context(_nul_poisoned(message))
+            octets = syslog_frames(messages, first_txnr)
+        if octets:
+            _asan("unpoison", octets)
+        return octets
 
     return poisoned
 

@@ -17,9 +17,12 @@ from tests.fakes import Lines
 RUN_SECONDS = 60
 
 #: What a process of its own prints: the choice, and where it has it from.
-CHOICE = "print(codec.NAME, codec.rewrite.__module__)"
-PURE = "pure logiss.frames\n"
-COMPILED = "compiled logiss._frames\n"
+CHOICE = (
+    "print(codec.NAME, *(f.__module__"
+    " for f in (codec.rewrite, codec.split, codec.syslog_frames)))"
+)
+PURE = "pure logiss.frames logiss.frames logiss.relp\n"
+COMPILED = "compiled" + " logiss._frames" * 3 + "\n"
 
 
 def printed(program: str, **environ: str) -> str:
@@ -81,6 +84,8 @@ class ChoiceTests(SynchronousTestCase):
         """What was chosen corrects frames."""
         batch = codec.rewrite(b"11 < t h a p m", b"")
         self.assertEqual(batch.octets, b"13 < t h a p m -")
+        self.assertEqual(codec.split(batch.octets), [b"< t h a p m -"])
+        self.assertEqual(codec.syslog_frames([b"m"], 2), b"2 syslog 1 m\n")
 
 
 class FirstLineTests(SynchronousTestCase):

@@ -16,16 +16,19 @@ import logiss
 PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
-    "_version frames _frames stamp inflate settings metrics l2met credentials drain",
+    "_version frames _frames stamp inflate settings metrics l2met credentials drain"
+    " relp",
     # 1 wires
-    "journal connector tls senders receiver answers codec",
-    # 2 queue and gate
-    "pool budget guards requests retries",
-    # 3 faces
+    "journal connector tls wire receiver answers codec",
+    # 2 connections
+    "senders",
+    # 3 queue and gate
+    "syslog_sender relp_sender pool budget guards requests retries",
+    # 4 faces
     "web channel site health",
-    # 4 builder
+    # 5 builder
     "service",
-    # 5 doors
+    # 6 doors
     "daemon __init__ __main__ tools plugin",
 )
 FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}

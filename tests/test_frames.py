@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import frames as pure
-from logiss import stamp
+from logiss import relp, stamp
 from logiss.frames import (
     DEFAULT_LIMITS,
     Batch,
@@ -117,10 +117,14 @@ class TwinTestCase(SynchronousTestCase):
     """
     Runs on the pure twin.
 
-    @ivar rewrite: the twin's.
+    @ivar rewrite: the twin's, and so on.
     """
 
     rewrite: Callable[..., Batch] = staticmethod(pure.rewrite)
+    split: Callable[[bytes], list[bytes]] = staticmethod(pure.split)
+    syslog_frames: Callable[[list[bytes], int], bytes] = staticmethod(
+        relp.syslog_frames
+    )
 
 
 class OnCompiled(TwinTestCase):
@@ -131,6 +135,8 @@ class OnCompiled(TwinTestCase):
 
     if compiled is not None:
         rewrite = staticmethod(compiled.rewrite)
+        split = staticmethod(compiled.split)
+        syslog_frames = staticmethod(compiled.syslog_frames)
 
     def setUp(self) -> None:
         super().setUp()
@@ -661,6 +667,138 @@ class MessagesTests(TwinTestCase):
         self.assertIn("99 bytes", self.refusal(body, FrameLimits(batch_bytes=99)))
 
 
+class SplitTests(TwinTestCase):
+    """`split` takes apart what `rewrite` has put together, and nothing else."""
+
+    @on_each_twin
+    @given(st.lists(st.binary(min_size=1, max_size=1100), max_size=8))
+    def test_any_messages(self, messages: list[bytes]) -> None:
+        """Messages come out as they were counted, whatever they hold."""
+        self.assertEqual(self.split(counted(*messages)), messages)
+
+    @on_each_twin
+    @given(st.lists(_frames, max_size=6), _tokens)
+    def test_any_batch(self, frames: list[bytes], token: bytes) -> None:
+        """The messages of a batch are those that a receiver finds."""
+        octets = self.rewrite(counted(*frames), ORIGIN, token).octets
+        messages = self.split(octets)
+        self.assertEqual(messages, decoded(octets, [1 << 20]) if frames else [])
+        self.assertEqual(len(messages), len(frames))
+
+    def test_largest(self) -> None:
+        """A frame of 131,072 bytes between others is one message."""
+        messages = [b"a", b"x" * 131_072, b"b"]
+        self.assertEqual(self.split(counted(*messages)), messages)
+
+    def test_broken(self) -> None:
+        """What is not octet-counted from end to end is refused, and said where."""
+        for tail in (
+            b"x",
+            b" ",
+            b"\n",
+            b"0 ",
+            b"01 a",
+            b"-1 a",
+            b"+1 a",
+            b"1\ta",
+            b"1",
+            b"1 ",
+            b"2 a",
+            b"12",
+            b"999999999 a",
+            b"1000000000 a",
+            b"9" * 30,
+            b"9" * 30 + b" a",
+        ):
+            for before in ([], [b"ab"], [b"ab", b"c" * 20]):
+                octets = counted(*before)
+                where = f"no frame at byte {len(octets)} of a batch"
+                with self.subTest((before, tail)):
+                    with self.assertRaises(ValueError) as caught:
+                        self.split(octets + tail)
+                    self.assertEqual(str(caught.exception), where)
+
+    @on_each_twin
+    @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=4))
+    def test_any_truncation(self, messages: list[bytes]) -> None:
+        """Cut off inside a frame there is nothing to be had."""
+        octets = counted(*messages)
+        ends = {len(counted(*messages[:n])) for n in range(len(messages) + 1)}
+        for end in set(range(len(octets))) - ends:
+            with self.assertRaises(ValueError):
+                self.split(octets[:end])
+
+    @on_each_twin
+    @given(st.binary(max_size=30))
+    def test_any_octets(self, octets: bytes) -> None:
+        """Of whatever octets: messages that make them up again, or a refusal."""
+        try:
+            messages = self.split(octets)
+        except ValueError:
+            return
+        self.assertEqual(counted(*messages), octets)
+
+    def test_nothing_but_bytes(self) -> None:
+        """What is not bytes is a TypeError, not a crash."""
+        for other in (None, "1 a", 7, [b"1 a"]):
+            with self.subTest(other), self.assertRaises(TypeError):
+                self.split(other)  # type: ignore[arg-type]
+
+
+class SyslogFramesTests(TwinTestCase):
+    """`syslog_frames` makes RELP frames of messages."""
+
+    def test_octets(self) -> None:
+        """Numbered, counted, one behind the other."""
+        self.assertEqual(self.syslog_frames([], 2), b"")
+        self.assertEqual(
+            self.syslog_frames([b"a", b"", b"\n\x00\xff 9 "], 9),
+            b"9 syslog 1 a\n10 syslog 0 \n11 syslog 6 \n\x00\xff 9 \n",
+        )
+
+    @on_each_twin
+    @given(
+        st.lists(st.binary(max_size=1100), max_size=8),
+        st.one_of(
+            st.integers(1, 999_999_999),
+            st.integers(1, 9).map(lambda digits: 10**digits - 3),
+        ),
+    )
+    def test_any_messages(self, messages: list[bytes], first: int) -> None:
+        """Whatever they hold, and with as many digits as their numbers have."""
+        expected = b""
+        for n, message in enumerate(messages):
+            size = str(len(message)).encode()
+            head = str(first + n).encode() + b" syslog " + size + b" "
+            expected += head + message + b"\n"
+        self.assertEqual(self.syslog_frames(messages, first), expected)
+
+    def test_large(self) -> None:
+        """Many, and of all lengths of datalen."""
+        messages = [b"x" * (10**n) for n in range(6)] * 20
+        octets = self.syslog_frames(messages, 95)
+        self.assertEqual(
+            octets,
+            b"".join(
+                b"%d syslog %d %b\n" % (n, len(m), m)
+                for n, m in enumerate(messages, 95)
+            ),
+        )
+
+    def test_nothing_but_bytes(self) -> None:
+        """What is not a list of bytes is a TypeError, not a crash."""
+        for messages, first in (
+            (None, 2),
+            ([None], 2),
+            (["a"], 2),
+            ([b"a", 7], 2),
+            ([b"a"], None),
+            ([b"a"], b"2"),
+        ):
+            with self.subTest((messages, first)), self.assertRaises(TypeError):
+                self.syslog_frames(messages, first)  # type: ignore[arg-type]
+
+
 # What may stand before a frame instead of its length, made from that.
 _lengths = st.one_of(
     st.integers(-3, 3).map(lambda more: lambda size: b"%d " % max(0, size + more)),
@@ -864,3 +1002,11 @@ class CompiledLimitsTests(OnCompiled, LimitsTests):
 
 class CompiledMessagesTests(OnCompiled, MessagesTests):
     """`MessagesTests` on the compiled twin."""
+
+
+class CompiledSplitTests(OnCompiled, SplitTests):
+    """`SplitTests` on the compiled twin."""
+
+
+class CompiledSyslogFramesTests(OnCompiled, SyslogFramesTests):
+    """`SyslogFramesTests` on the compiled twin."""

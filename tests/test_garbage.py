@@ -28,7 +28,7 @@ class GarbageTests(SynchronousTestCase):
         self.pool = Pool(self.clock, TIMEOUT_SECONDS, Lines().events(), Metrics())
         self.front.logs._deliverer = self.pool
         self.sender = FakeSender()
-        self.pool.sender_connected(self.sender)
+        self.sender.connect(self.pool)
         self.connection = Connection(self.front.site("channel"))
 
     def left_over(self, octets: bytes, code: int) -> int:
@@ -48,7 +48,7 @@ class GarbageTests(SynchronousTestCase):
     def post(self, octets: bytes, code: int) -> None:
         self.connection.send(octets)
         self.clock.advance(0)
-        if self.sender.in_flight is not None:
+        if self.sender.in_flight:
             self.sender.flush()
         (answer,) = self.connection.answers()
         self.assertEqual(answer.code, code)

@@ -3,20 +3,21 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from logiss.metrics import Metrics
 from logiss.pool import (
+    WRITE_BEHIND_BYTES_MAX,
     WRITE_BYTES_MAX,
     IDeliverer,
     NotDelivered,
     Payload,
     Pool,
 )
-from logiss.senders import ISenderOwner, NothingWritten
+from logiss.senders import Delivery, ISenderOwner
 from tests.fakes import FakeSender, Lines, outcome
 
 TIMEOUT_SECONDS = 5.0
@@ -40,7 +41,7 @@ class PoolTestCase(SynchronousTestCase):
     def connect(self, count: int = 1) -> list[FakeSender]:
         senders = [FakeSender(i) for i in range(count)]
         for sender in senders:
-            self.pool.sender_connected(sender)
+            sender.connect(self.pool)
         return senders
 
     def assert_not_delivered(self, result: list[Any]) -> None:
@@ -94,7 +95,7 @@ class DeliveryTests(PoolTestCase):
         first, _ = self.connect(2)
         self.deliver(b"a")
         self.assertEqual(self.pool.connected, 2)
-        first.break_off(self.pool)
+        first.break_off()
         self.assertEqual(self.pool.connected, 1)
 
     def test_stop(self) -> None:
@@ -144,11 +145,12 @@ class JoinTests(PoolTestCase):
 
 
 class _InstantSender(FakeSender):
-    """A connection whose kernel takes everything at once."""
+    """A connection whose kernel and backend take everything at once."""
 
-    def send(self, chunks: Sequence[bytes]) -> Deferred[None]:
-        self.writes.append(b"".join(chunks))
-        return succeed(None)
+    def send(self, deliveries: Sequence[Delivery]) -> bool:
+        super().send(deliveries)
+        self.flush()
+        return True
 
 
 class InstantTests(PoolTestCase):
@@ -158,7 +160,7 @@ class InstantTests(PoolTestCase):
         """However long the queue is, every payload in it ends."""
         results = [self.deliver(b"x" * WRITE_BYTES_MAX) for _ in range(2_000)]
         sender = _InstantSender()
-        self.pool.sender_connected(sender)
+        sender.connect(self.pool)
         self.assertEqual([r() for r in results], [[None]] * 2_000)
         self.assertEqual(len(sender.writes), 2_000)
         last = self.deliver(b"still usable")
@@ -187,10 +189,8 @@ class DeadlineTests(PoolTestCase):
         self.assertIn("no backend connection", str(lonely()[0].value))
         self.connect()
         self.deliver(b"b")
-        self.clock.advance(1)
         behind = self.deliver(b"c")
-        self.clock.advance(TIMEOUT_SECONDS - 1)
-        self.clock.advance(1)
+        self.clock.advance(TIMEOUT_SECONDS)
         self.assertIn("busy", str(behind()[0].value))
 
     def test_deadline_from_reception(self) -> None:
@@ -217,7 +217,6 @@ class DeadlineTests(PoolTestCase):
         self.assertTrue(sender.aborted)
         (line,) = self.lines.having("count#log-iss.forwarder.write.error")
         self.assertEqual((line["id"], line["request_id"]), ("0", "id-stuck"))
-        sender.break_off(self.pool)
         (healed,) = self.connect()
         self.assertEqual(healed.writes, [])
 
@@ -232,8 +231,8 @@ class DeadlineTests(PoolTestCase):
         self.assertEqual(sender.writes[-1], b"ab")
         self.clock.advance(TIMEOUT_SECONDS - 1)
         self.assert_not_delivered(old())
+        self.assertTrue(sender.aborted)
         self.assertEqual(young(), [])
-        sender.break_off(self.pool)
         (healed,) = self.connect()
         self.assertEqual(healed.writes, [b"b"])
         healed.flush()
@@ -291,7 +290,7 @@ class BrokenTests(PoolTestCase):
         (sender,) = self.connect()
         self.deliver(b"a")
         self.deliver(b"b")
-        sender.break_off(self.pool, "reset by peer")
+        sender.break_off("reset by peer")
         (line,) = self.lines.having("count#log-iss.forwarder.write.error")
         self.assertEqual(line["request_id"], "id-a")
         self.assertIn("reset by peer", line["message"])
@@ -303,14 +302,28 @@ class BrokenTests(PoolTestCase):
     def test_nothing_written(self) -> None:
         """What was never written goes to the next connection without a word."""
         first, second = self.connect(2)
-        result = self.deliver(b"a")
-        self.pool.sender_lost(first)
-        assert first.in_flight is not None
-        first.in_flight.errback(NothingWritten("the backend closed the connection"))
-        self.assertEqual(second.writes, [b"a"])
-        second.flush()
-        self.assertEqual(result(), [None])
+        first.refuses = True
+        payload = Payload(b"a", self.clock.seconds())
+        result = outcome(self.pool.deliver(payload))
+        second.refuses = True
+        self.clock.advance(0)
+        self.assertIsNone(payload.begun_at)
+        first.break_off()
+        second.break_off()
         self.assertEqual(self.lines.pairs, [])
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"a"])
+        healed.flush()
+        self.assertEqual(result(), [None])
+
+    def test_nothing_written_in_order(self) -> None:
+        """What a connection did not take keeps its place."""
+        first, second = self.connect(2)
+        first.refuses = True
+        for octets in (b"a", b"b"):
+            self.pool.deliver(Payload(octets, self.clock.seconds()))
+        self.clock.advance(0)
+        self.assertEqual(second.writes, [b"ab"])
 
     def test_two_connections(self) -> None:
         """The older payload goes first, whichever connection broke first."""
@@ -320,8 +333,8 @@ class BrokenTests(PoolTestCase):
         self.deliver(b"b")
         self.clock.advance(0.1)
         self.deliver(b"c")
-        first.break_off(self.pool)
-        second.break_off(self.pool)
+        first.break_off()
+        second.break_off()
         (healed,) = self.connect()
         self.assertEqual(healed.writes, [b"abc"])
 
@@ -329,7 +342,7 @@ class BrokenTests(PoolTestCase):
         """An idle connection sends them at once."""
         first, second = self.connect(2)
         result = self.deliver(b"a")
-        first.break_off(self.pool)
+        first.break_off()
         self.assertEqual(second.writes, [b"a"])
         second.flush()
         self.assertEqual(result(), [None])
@@ -339,7 +352,7 @@ class BrokenTests(PoolTestCase):
         (sender,) = self.connect()
         result = self.deliver(b"a")
         self.clock.advance(3)
-        sender.break_off(self.pool)
+        sender.break_off()
         self.clock.advance(2)
         self.assert_not_delivered(result())
         (healed,) = self.connect()
@@ -354,7 +367,7 @@ class BrokenTests(PoolTestCase):
         young = self.deliver(b"b")
         sender.flush()
         self.clock.advance(TIMEOUT_SECONDS - 1)
-        sender.break_off(self.pool)
+        self.assertTrue(sender.aborted)
         self.clock.advance(0.999)
         self.assertEqual(young(), [])
         self.clock.advance(0.001)
@@ -364,7 +377,7 @@ class BrokenTests(PoolTestCase):
     def test_idle_connection(self) -> None:
         """A connection that breaks while idle is used no more."""
         (sender,) = self.connect()
-        sender.break_off(self.pool)
+        sender.break_off()
         self.deliver(b"a")
         self.assertEqual(sender.writes, [])
 
@@ -391,7 +404,7 @@ class CancelTests(PoolTestCase):
         self.clock.advance(0)
         waiter.cancel()
         self.failureResultOf(waiter, CancelledError)
-        sender.break_off(self.pool)
+        sender.break_off()
         (healed,) = self.connect()
         self.assertEqual(healed.writes, [])
 
@@ -413,3 +426,150 @@ class CancelTests(PoolTestCase):
         self.failureResultOf(waiter, CancelledError)
         (delivery,) = self.pool._queue
         self.assertIsNone(delivery.payload)
+        self.assertEqual(delivery.octets, b"")
+
+
+class BehindTests(PoolTestCase):
+    """A sender may take more while its backend has not confirmed."""
+
+    def test_idle_first(self) -> None:
+        """Who has nothing unconfirmed goes before who waits for confirmation."""
+        first, second = self.connect(2)
+        self.deliver(b"a")
+        first.leave()
+        self.deliver(b"b")
+        self.assertEqual((first.writes, second.writes), ([b"a"], [b"b"]))
+        self.deliver(b"c")
+        self.assertEqual(first.writes, [b"a", b"c"])
+
+    def test_idle_when_confirmed(self) -> None:
+        """Confirmation makes it idle again."""
+        first, second = self.connect(2)
+        self.deliver(b"a")
+        first.leave()
+        first.confirm()
+        second.leave()
+        self.deliver(b"b")
+        self.deliver(b"c")
+        self.assertEqual((first.writes, second.writes), ([b"a", b"c"], [b"b"]))
+
+    def test_bounded(self) -> None:
+        """Behind what is unconfirmed goes less than a whole write."""
+        (sender,) = self.connect()
+        self.deliver(b"first")
+        for octets in (b"a" * WRITE_BEHIND_BYTES_MAX, b"b"):
+            self.deliver(octets)
+        sender.leave()
+        self.assertEqual(sender.writes[1:], [b"a" * WRITE_BEHIND_BYTES_MAX])
+
+    def test_all_of_them_again(self) -> None:
+        """When it breaks, all that is unconfirmed is sent again, in order."""
+        (sender,) = self.connect()
+        results = []
+        for octets in (b"a", b"b", b"c"):
+            results.append(self.deliver(octets))
+            sender.leave()
+        sender.confirm()
+        sender.break_off()
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"bc"])
+        healed.flush()
+        self.assertEqual([r() for r in results], [[None]] * 3)
+
+    def test_deadline_of_a_later_write(self) -> None:
+        """Each unconfirmed payload has its deadline, whichever write it is in."""
+        (sender,) = self.connect()
+        self.deliver(b"a")
+        sender.leave()
+        self.clock.advance(1)
+        late = self.deliver(b"b")
+        sender.confirm()
+        self.clock.advance(TIMEOUT_SECONDS - 1)
+        self.assertFalse(sender.aborted)
+        self.clock.advance(1)
+        self.assertTrue(sender.aborted)
+        self.assert_not_delivered(late())
+
+
+class RefusedTests(PoolTestCase):
+    """The backend may say no."""
+
+    def test_fails(self) -> None:
+        """A refused payload fails, is told to the log, and is not sent again."""
+        (sender,) = self.connect()
+        result = self.deliver(b"a")
+        (delivery,) = sender.unconfirmed()
+        self.pool.refused(sender, delivery, "the backend answered 500 no room")
+        self.assert_not_delivered(result())
+        self.assertIn("500 no room", str(result()[0].value))
+        (line,) = self.lines.having("count#log-iss.forwarder.write.error")
+        self.assertIn("500 no room", line["message"])
+        sender.break_off()
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [])
+        self.assertEqual(self.metrics.payloads_refused, 1)
+
+
+class ReplayTests(PoolTestCase):
+    """What a broken connection leaves for replay is sent again."""
+
+    def test_first_and_in_order(self) -> None:
+        """Before what was unconfirmed, and before what waits."""
+        (sender,) = self.connect()
+        self.deliver(b"c")
+        self.deliver(b"d")
+        sender.break_off("reset", [b"a", b"b"])
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"abcd"])
+        (line,) = self.lines.having("count#log-iss.forwarder.replay.payloads")
+        self.assertEqual(line["count#log-iss.forwarder.replay.payloads"], "2")
+        self.assertEqual(line["count#log-iss.forwarder.replay.bytes"], "2")
+        self.assertEqual(self.metrics.payloads_replayed, 2)
+
+    def test_no_deadline(self) -> None:
+        """A replay waits for a connection however long that takes."""
+        (sender,) = self.connect()
+        sender.break_off("reset", [b"a"])
+        self.clock.advance(100 * TIMEOUT_SECONDS)
+        (healed,) = self.connect()
+        self.assertEqual(healed.writes, [b"a"])
+        self.clock.advance(100 * TIMEOUT_SECONDS)
+        self.assertFalse(healed.aborted)
+
+    def test_replayed_again(self) -> None:
+        """One that breaks off on its way goes again, as often as it takes."""
+        (sender,) = self.connect()
+        sender.break_off("reset", [b"a"])
+        for _ in range(3):
+            (sender,) = self.connect()
+            self.assertEqual(sender.writes, [b"a"])
+            sender.break_off()
+        ended = outcome(self.pool.replays_ended())
+        self.assertEqual(ended(), [])
+        (sender,) = self.connect()
+        sender.flush()
+        self.assertEqual(ended(), [None])
+
+    def test_nothing_to_wait_for(self) -> None:
+        """Without replays their end is now."""
+        self.assertEqual(outcome(self.pool.replays_ended())(), [None])
+
+    def test_given_up(self) -> None:
+        """A pool that is stopped says what may be lost."""
+        (sender,) = self.connect()
+        sender.break_off("reset", [b"abc", b"d"])
+        ended = outcome(self.pool.replays_ended())
+        self.pool.stop()
+        self.assertEqual(ended(), [None])
+        (line,) = self.lines.having("count#log-iss.forwarder.replay.lost", "2")
+        self.assertEqual(line["bytes"], "4")
+        self.assertEqual(self.metrics.replays_given_up, 2)
+
+    def test_lost_after_stop(self) -> None:
+        """So does one whose connection breaks at the very end."""
+        (sender,) = self.connect()
+        self.pool.stop()
+        sender.break_off("reset", [b"abc"])
+        self.assertEqual(
+            len(self.lines.having("count#log-iss.forwarder.replay.lost", "1")), 1
+        )
