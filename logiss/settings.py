@@ -200,7 +200,6 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_inflight_bytes=variable("MAX_INFLIGHT_BYTES", parse_size, 256 * MIB),
         log_successes=variable("REQUEST_LOG", parse_request_log, True),
         http_channel=variable("HTTP_CHANNEL", parse_channel, "fast"),
-        delivery=variable("DELIVERY", _parse_delivery, "sent"),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
