@@ -38,6 +38,7 @@ class Front:
         self.clock = clock
         settings.setdefault("delivery_timeout_seconds", TIMEOUT_SECONDS)
         settings.setdefault("tokens", ((USER, TOKEN),))
+        settings.setdefault("delivery", "sent")
         self.settings = Settings(deploy="test", **settings)
         self.lines = Lines()
         self.deliverer = FakeDeliverer()

@@ -89,7 +89,6 @@ class ReadTests(ReadTestCase):
                 max_inflight_bytes=256 * MIB,
                 log_successes=True,
                 http_channel="fast",
-                delivery="sent",
             ),
         )
 
