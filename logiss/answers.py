@@ -60,14 +60,16 @@ class Answer:
         return [*fields, *self.headers]
 
     def octets(
-        self, date: bytes, level: bytes, closes: bool, to_head: bool = False
+        self, date: bytes, level: str | None, closes: bool, to_head: bool = False
     ) -> bytes:
         """
         This answer in HTTP/1.1, head and body.
 
-        @param level: the delivery level.
+        @param level: the delivery level, if it is known.
         """
-        fields = [(b"Date", date), *self.fields(), (DELIVERY, level)]
+        fields = [(b"Date", date), *self.fields()]
+        if level is not None:
+            fields.append((DELIVERY, level.encode()))
         if closes:
             fields.append((b"Connection", b"close"))
         reason = _REASONS.get(self.code, b"Unknown Status")
@@ -76,12 +78,13 @@ class Answer:
         return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if to_head else self.body())
 
 
-def name_level(request: Request, level: bytes) -> None:
+def name_level(request: Request, level: str | None) -> None:
     """
-    Have the answer to `request` name the delivery level, on twisted.web's own
-    channel; `logiss.channel` does so by itself.
+    Have the answer to `request` name the delivery level, if it is known, on
+    twisted.web's own channel; `logiss.channel` does so by itself.
     """
-    request.setHeader(DELIVERY, level)
+    if level is not None:
+        request.setHeader(DELIVERY, level.encode())
 
 
 class IRefusesEarly(Interface):

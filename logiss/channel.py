@@ -532,7 +532,8 @@ class ChannelSite(ServerFactory[Channel]):
     @param root: the tree.
     @param fixed: Resources that need not be looked for in the tree, by path.
     @param max_body_bytes: of a body on the wire.
-    @param delivery_level: what each answer says a 200 to a post means.
+    @param delivery_level: what each answer says a 200 to a post means, if it is
+        known.
     @ivar channels: the connections there are.
     """
 
@@ -546,10 +547,10 @@ class ChannelSite(ServerFactory[Channel]):
         clock: IReactorTime,
         max_body_bytes: int,
         fixed: Mapping[bytes, IResource],
-        delivery_level: str = "sent",
+        delivery_level: str | None = None,
     ) -> None:
         self.clock = clock
-        self.level = delivery_level.encode()
+        self.level = delivery_level
         self.max_body_bytes = max_body_bytes
         self.channels: set[Channel] = set()
         self._root = root

@@ -35,7 +35,7 @@ class _Leaf(Resource):
 
     isLeaf = True
 
-    def __init__(self, answer: Callable[[], Answer], level: bytes) -> None:
+    def __init__(self, answer: Callable[[], Answer], level: str | None) -> None:
         super().__init__()
         self._answer = answer
         self._level = level
@@ -59,7 +59,8 @@ class RootResource(Resource):
 
     @param logs: what serves ``/logs``.
     @param connected: says how many backend connections are usable.
-    @param delivery_level: what each answer says a 200 to a post means.
+    @param delivery_level: what each answer says a 200 to a post means, if it is
+        known.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class RootResource(Resource):
         events: EventLog,
         metrics: Metrics,
         connected: Callable[[], int],
-        delivery_level: str = "sent",
+        delivery_level: str | None = None,
     ) -> None:
         super().__init__()
-        self._level = delivery_level.encode()
+        self._level = delivery_level
         self._drain = drain
         self._events = events
         self._metrics = metrics

@@ -187,7 +187,9 @@ class LogsResource(Resource):
         self._guards = Guards(
             settings, credentials, self.drain, self.metrics, self._too_large
         )
-        self._level = settings.delivery_level.encode()
+        # Only the deliverer knows what becomes of a payload: one that says nothing
+        # of it has nothing said in its name.
+        self._level: str | None = getattr(deliverer, "delivery_level", None)
         self._stamps = _Stamps(settings)
         self._frame_limits = frames.FrameLimits(
             batch_bytes=_BATCH_GROWTH_MAX * settings.max_body_bytes

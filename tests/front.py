@@ -34,14 +34,15 @@ class Front:
     @ivar connected: how many backend connections ``/ready`` is told of.
     """
 
-    def __init__(self, clock: IReactorTime, **settings: Any) -> None:
+    def __init__(
+        self, clock: IReactorTime, level: Any = "sent", **settings: Any
+    ) -> None:
         self.clock = clock
         settings.setdefault("delivery_timeout_seconds", TIMEOUT_SECONDS)
         settings.setdefault("tokens", ((USER, TOKEN),))
-        settings.setdefault("delivery", "sent")
         self.settings = Settings(deploy="test", **settings)
         self.lines = Lines()
-        self.deliverer = FakeDeliverer()
+        self.deliverer = FakeDeliverer(delivery_level=level)
         self.drain = Drain()
         self.metrics = Metrics()
         self.connected = 1
@@ -60,7 +61,7 @@ class Front:
             events,
             self.metrics,
             lambda: self.connected,
-            self.settings.delivery_level,
+            self.deliverer.delivery_level,
         )
 
     def site(self, name: str) -> Site | ChannelSite:
@@ -68,7 +69,7 @@ class Front:
         most = self.settings.max_body_bytes
         if name == "channel":
             fixed = {b"/logs": self.logs, b"/logs/": self.logs}
-            level = self.settings.delivery_level
+            level = self.deliverer.delivery_level
             return ChannelSite(self.root, self.clock, most, fixed, level)
         if name == "logs":
             return LogsSite(self.root, self.clock, most)

@@ -640,7 +640,9 @@ class WriteAnswerTests(SynchronousTestCase):
 
     def answer(self, answer: Answer, octets: bytes) -> tuple[bytes, bool]:
         wire = Wire()
-        site = ChannelSite(Looking(answer.write_to), Clock(), 1000, fixed={})
+        site = ChannelSite(
+            Looking(answer.write_to), Clock(), 1000, fixed={}, delivery_level="sent"
+        )
         site.doStart()
         channel = site.buildProtocol(None)
         wire.protocol = channel

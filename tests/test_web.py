@@ -923,9 +923,11 @@ class EarlyTests(PostTestCase):
 class LevelTests(SynchronousTestCase):
     """Each answer says what a 200 means; that it does is in `RowTests`."""
 
-    def levels(self, site: str, *posts: bytes) -> list[tuple[int, str | None]]:
+    def levels(
+        self, site: str, *posts: bytes, level: str | None = "relp"
+    ) -> list[tuple[int, str | None]]:
         """The code and level of the answer to each post, on its own connection."""
-        front = Front(Clock(), delivery="relp")
+        front = Front(Clock(), level)
         answers = []
         for octets in posts:
             connection = Connection(front.site(site))
@@ -933,8 +935,8 @@ class LevelTests(SynchronousTestCase):
             answers += connection.answers()
         return [(a.code, a.headers.get("logiss-delivery")) for a in answers]
 
-    def test_of_the_settings(self) -> None:
-        """It is the one of the settings, on whatever channel, under whatever path."""
+    def test_of_the_deliverer(self) -> None:
+        """It is the deliverer's, on whatever channel, under whatever path."""
         posts = [
             request(BODY),
             request(b"x"),
@@ -948,6 +950,11 @@ class LevelTests(SynchronousTestCase):
         for site in SITES:
             self.assertEqual(
                 self.levels(site, *posts), [(code, "relp") for code in codes], site
+            )
+            self.assertEqual(
+                self.levels(site, *posts, level=None),
+                [(code, None) for code in codes],
+                site,
             )
 
     def test_of_the_channel(self) -> None:
@@ -966,7 +973,7 @@ class LevelTests(SynchronousTestCase):
 
     def test_respond(self) -> None:
         """So does one that an embedder writes."""
-        front = Front(Clock(), delivery="acked")
+        front = Front(Clock(), "acked")
         connection = Connection(LogsSite(_Watching(front.logs, []), Clock(), 1000))
         connection.send(request(BODY))
         (answer,) = connection.answers()
