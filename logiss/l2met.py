@@ -176,6 +176,32 @@ class EventLog:
         )
         self._line(pairs + token + client)
 
+    def count_mismatched(self, post: PostFacts, stated: int, found: int) -> None:
+        """The post's body has another number of frames than its header says."""
+        token, client = self._client(post)
+        self._line(
+            f"count#log-iss.http.logs.msg-count.mismatch=1{token}"
+            f" stated={stated} found={found}{client}"
+        )
+
+    def losses_reported(
+        self, post: PostFacts, headers: tuple[int, int], frames: tuple[int, int]
+    ) -> None:
+        """
+        The post says that its sender has dropped messages, or lost them.
+
+        @param headers: how many by its headers, dropped and lost.
+        @param frames: the same by frames of its body.
+        """
+        token, client = self._client(post)
+        pairs = " ".join(
+            f"count#log-iss.http.logs.{where}.{what}={count}"
+            for where, counts in (("headers", headers), ("frames", frames))
+            for what, count in zip(("dropped", "lost"), counts, strict=True)
+            if count
+        )
+        self._line(pairs + token + client)
+
     def _client(self, post: PostFacts) -> tuple[str, str]:
         """The pair of the drain token, and those of address and request id."""
         return (

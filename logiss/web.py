@@ -50,6 +50,10 @@ from logiss.settings import Settings
 GONE = Answer(499, error="client gone before the answer")
 
 
+class WrongCount(Exception):
+    """The body does not have the number of frames that its sender says."""
+
+
 _RETRY = ((b"retry-after", b"1"),)
 
 _Kinds = type[Exception] | tuple[type[Exception], ...]
@@ -73,6 +77,10 @@ _ERRORS: tuple[tuple[_Kinds, Callable[[str], Answer]], ...] = (
     ),
     (
         frames.MalformedFrame,
+        lambda why: Answer(http.BAD_REQUEST, f"Problem with body: {why}"),
+    ),
+    (
+        WrongCount,
         lambda why: Answer(http.BAD_REQUEST, f"Problem with body: {why}"),
     ),
     (
@@ -377,6 +385,8 @@ class LogsResource(Resource):
         self.metrics.frames_received += batch.frames
         if batch.was_cut:
             self._count_cuts(post, batch)
+        self._check_count(post)
+        self._count_losses(post, batch)
         post.delivery_started_at = now = self._seconds()
         post.fixer_seconds = now - started_at
         if not batch.frames:
@@ -400,6 +410,40 @@ class LogsResource(Resource):
     def _hold(self, post: _Serving, size: int) -> None:
         self.budget.adjust(post.reserved_bytes, size)
         post.reserved_bytes = size
+
+    def _check_count(self, post: _Serving) -> None:
+        """
+        Compare the frames with what the sender says they are.
+
+        @raise WrongCount: they are others, and that is not to be forwarded.
+        """
+        stated = _largest(post.values(b"logplex-msg-count"))
+        if stated is None or stated == post.frames:
+            return
+        self.metrics.counts_mismatched += 1
+        self._events.count_mismatched(post, stated, post.frames)
+        if self._settings.require_msg_count:
+            raise WrongCount(
+                f"Logplex-Msg-Count is {stated}, the body has {post.frames} frames"
+            )
+
+    def _count_losses(self, post: _Serving, batch: frames.Batch) -> None:
+        """Count what the sender has dropped and lost before, as it reports it."""
+        dropped = lost = 0
+        values = post.values
+        if any([values(name) for name in _LOSS_HEADERS]):
+            dropped, lost = (
+                max(_largest(values(name)) or 0 for name in names)
+                for names in (_DROPPED, _LOST)
+            )
+        if not (dropped or lost or batch.dropped or batch.lost):
+            return
+        metrics = self.metrics
+        metrics.dropped_by_headers += dropped
+        metrics.lost_by_headers += lost
+        metrics.dropped_by_frames += batch.dropped
+        metrics.lost_by_frames += batch.lost
+        self._events.losses_reported(post, (dropped, lost), (batch.dropped, batch.lost))
 
     def _count_cuts(self, post: _Serving, batch: frames.Batch) -> None:
         metrics = self.metrics
@@ -492,6 +536,23 @@ def _user_of(post: Post) -> bytes:
 
 def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:
     return frames.BodyTooLarge(f"more than {settings.max_body_bytes} bytes on the wire")
+
+
+# The names that versions of senders have for the same number: the largest counts.
+_DROPPED = (b"logplex-drop-count", b"logshuttle-drops", b"logplex-drops")
+_LOST = (b"logplex-lost-count", b"logshuttle-lost", b"logplex-lost")
+_LOSS_HEADERS = _DROPPED + _LOST
+_COUNT_DIGITS_MAX = 9
+
+
+def _largest(values: list[bytes] | None) -> int | None:
+    """The largest of `values` that is a number of few digits."""
+    if values is None:
+        return None
+    return max(
+        (int(v) for v in values if v.isdigit() and len(v) <= _COUNT_DIGITS_MAX),
+        default=None,
+    )
 
 
 class _Stamps:

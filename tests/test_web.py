@@ -328,6 +328,95 @@ class GoneTests(PostTestCase):
         )
 
 
+class SenderCountsTests(PostTestCase):
+    """What a sender says of its frames and its losses is compared and counted."""
+
+    MISMATCH = "count#log-iss.http.logs.msg-count.mismatch"
+    REPORT = (
+        b"<172>1 2013-06-07T13:17:49+00:00 host heroku logplex - Error L10 "
+        b"(output buffer overflow): 7 messages dropped since 2013-06-07T13:17:49"
+    )
+
+    def post(self, body: bytes = BODY, **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.connection.send(request(body, headers={"X-Request-ID": "abc", **named}))
+
+    def losses(self) -> tuple[int, int, int, int]:
+        metrics = self.front.metrics
+        return (
+            metrics.dropped_by_headers,
+            metrics.lost_by_headers,
+            metrics.dropped_by_frames,
+            metrics.lost_by_frames,
+        )
+
+    def test_mismatch(self) -> None:
+        """Another number is logged and counted, and forwarded all the same."""
+        self.post(Logplex_Msg_Count="3")
+        self.assertEqual(self.code(), 200)
+        (line,) = self.front.lines.having(self.MISMATCH)
+        self.assertEqual(
+            (line["stated"], line["found"], line["request_id"]), ("3", "2", "abc")
+        )
+        self.assertEqual(self.front.metrics.counts_mismatched, 1)
+        self.assertEqual(self.front.deliverer.octets, FORWARDED)
+
+    def test_required(self) -> None:
+        """Where it is required the post is refused, and nothing forwarded."""
+        self.use(Front(self.clock, require_msg_count=True))
+        self.post(Logplex_Msg_Count="3")
+        (answer,) = self.connection.answers()
+        self.assertEqual(answer.code, 400)
+        self.assertEqual(
+            answer.body,
+            b"Problem with body: Logplex-Msg-Count is 3, the body has 2 frames\n",
+        )
+        self.assertEqual(self.front.deliverer.payloads, [])
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        for count in ("2", "02"):
+            self.post(Logplex_Msg_Count=count)
+            self.assertEqual(self.code(), 200)
+
+    def test_no_number(self) -> None:
+        """What is not one to nine digits is as none."""
+        self.use(Front(self.clock, require_msg_count=True))
+        for count in ("", "x", "-2", "+3", "0x3", "3_0", "3 0", "1" * 10):
+            self.post(Logplex_Msg_Count=count, Logplex_Drop_Count=count)
+            self.assertEqual(self.code(), 200, count)
+        self.assertEqual(self.front.metrics.counts_mismatched, 0)
+        self.assertEqual(self.losses(), (0, 0, 0, 0))
+
+    def test_headers(self) -> None:
+        """Each name counts; several names are one number."""
+        for name in ("Logplex-Drop-Count", "Logshuttle-Drops", "Logplex-Drops"):
+            self.post(BODY, **{name: "5"})
+        for name in ("Logplex-Lost-Count", "Logshuttle-Lost", "Logplex-Lost"):
+            self.post(BODY, **{name: "4"})
+        self.assertEqual(self.losses(), (15, 12, 0, 0))
+        self.post(Logplex_Drop_Count="2", Logplex_Drops="2")
+        self.assertEqual(self.losses(), (17, 12, 0, 0))
+        lines = self.front.lines.having("count#log-iss.http.logs.headers.dropped", "2")
+        self.assertEqual([line["request_id"] for line in lines], ["abc"])
+
+    def test_frames(self) -> None:
+        """Frames count apart from headers; a duplicate does not count again."""
+        for _ in range(2):
+            self.post(
+                framed(self.REPORT),
+                Logplex_Drop_Count="7",
+                Logplex_Frame_Id=FRAME_ID,
+            )
+        self.assertEqual(self.losses(), (7, 0, 7, 0))
+        (line,) = self.front.lines.having("count#log-iss.http.logs.frames.dropped")
+        self.assertEqual(line["count#log-iss.http.logs.headers.dropped"], "7")
+        self.assertIn(b"] Error L10 ", self.front.deliverer.octets)
+
+    def test_none(self) -> None:
+        """A post that reports no loss has one line."""
+        self.post(Logplex_Drop_Count="0")
+        self.assertEqual(len(self.front.lines.pairs), 1)
+
+
 FRAME_ID = "0123456789abcdef0123456789ABCDEF"
 
 
