@@ -22,6 +22,7 @@ class Answer:
     """
     @ivar text: one line of plain text, or nothing.
     @ivar error: what the log says; by default the text.
+    @ivar hangs_up: it is not written: the connection is closed in its place.
     """
 
     code: int
@@ -29,12 +30,16 @@ class Answer:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     closes: bool = False
     error: str = ""
+    hangs_up: bool = False
 
     def write_to(self, request: Request) -> None:
         """Answer `request` with this, and finish it."""
         write_answer = getattr(request, "write_answer", None)
         if write_answer is not None:
             write_answer(self)
+            return
+        if self.hangs_up:
+            request.loseConnection()
             return
         body = self.body()
         request.setResponseCode(self.code)

@@ -242,7 +242,7 @@ def rewrite(
 
     if not frames:
         return EMPTY_BATCH
-    return Batch(b"".join(out), frames, *cuts, dropped, lost)
+    return Batch(b"".join(out), frames, *cuts, dropped=dropped, lost=lost)
 
 
 #: A report has told its number by then.

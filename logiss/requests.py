@@ -149,9 +149,12 @@ class LeanRequest(Request):
         """Write a complete answer and finish."""
         channel = self.channel
         self.startedWriting = self.finished = 1
-        if answer.closes:
+        if answer.closes or answer.hangs_up:
             self.persistent = False
-        if answer is OK and self.persistent and self.method == b"POST":
+        if answer.hangs_up:
+            # What was answered before is written; behind it the connection ends.
+            pass
+        elif answer is OK and self.persistent and self.method == b"POST":
             channel.write(channel.site.ok)
         else:
             site = channel.site

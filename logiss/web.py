@@ -17,6 +17,7 @@ from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -54,6 +55,8 @@ class WrongCount(Exception):
     """The body does not have the number of frames that its sender says."""
 
 
+# What a hang-up may take the place of.
+_TRY_AGAIN = (http.SERVICE_UNAVAILABLE, http.GATEWAY_TIMEOUT)
 _RETRY = ((b"retry-after", b"1"),)
 
 _Kinds = type[Exception] | tuple[type[Exception], ...]
@@ -222,8 +225,9 @@ class LogsResource(Resource):
         refusal = self._guards.refusal(post)
         if refusal is None:
             cast(Any, request).about = post
-        else:
-            self._log_failure(post, refusal)
+            return None
+        refusal = self._fit_for(post, refusal)
+        self._log_failure(post, refusal)
         return refusal
 
     def render(self, request: IRequest) -> int:
@@ -269,6 +273,7 @@ class LogsResource(Resource):
             # Draining may have begun since its headers came.
             refusal = self._guards.draining(post)
             if refusal is not None:
+                refusal = self._fit_for(post, refusal)
                 self._log_failure(post, refusal)
                 return refusal
         self.drain.enter()
@@ -431,7 +436,7 @@ class LogsResource(Resource):
         """Count what the sender has dropped and lost before, as it reports it."""
         dropped = lost = 0
         values = post.values
-        if any([values(name) for name in _LOSS_HEADERS]):
+        if any(map(values, _LOSS_HEADERS)):
             dropped, lost = (
                 max(_largest(values(name)) or 0 for name in names)
                 for names in (_DROPPED, _LOST)
@@ -492,9 +497,24 @@ class LogsResource(Resource):
 
     def _failed(self, reason: Failure, post: _Serving) -> None:
         self._let_go(post, reason)
-        answer = GONE if post.client_gone else answer_of(reason)
+        answer = GONE
+        if not post.client_gone:
+            answer = self._fit_for(post, answer_of(reason))
         self._log_failure(post, answer)
         post.answer(answer)
+
+    def _fit_for(self, post: Post, answer: Answer) -> Answer:
+        """
+        What `post` gets in place of `answer`: a client that tries again when its
+        connection breaks, but not on any status, may be hung up on.
+        """
+        if answer.code not in _TRY_AGAIN or self._settings.on_timeout != "hangup":
+            return answer
+        agents = post.values(b"user-agent")
+        if not agents or not agents[0].startswith(b"log-shuttle"):
+            return answer
+        error = f"{answer.error or answer.text}; hung up without an answer"
+        return evolve(answer, hangs_up=True, error=error)
 
     def _let_go(self, post: _Serving, reason: Failure | None = None) -> None:
         post.waiting = None

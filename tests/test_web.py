@@ -417,6 +417,78 @@ class SenderCountsTests(PostTestCase):
         self.assertEqual(len(self.front.lines.pairs), 1)
 
 
+class HangupTests(PostTestCase):
+    """A log-shuttle is hung up on in place of what it would take for a loss."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.use(Front(self.clock, on_timeout="hangup"))
+        self.front.deliverer.at_once = False
+
+    def post(self, body: bytes = BODY, agent: str = "log-shuttle/0.18 (go1)") -> None:
+        self.connection.send(request(body, headers={"User-Agent": agent}))
+
+    def check_hung_up(self, code: int, text: str) -> None:
+        self.assertEqual(self.connection.transport.value(), b"")
+        self.assertFalse(self.connection.transport.connected)
+        (line,) = self.front.lines.having("post.code", str(code))
+        self.assertTrue(line["post.error"].startswith(text), line)
+        self.assertTrue(line["post.error"].endswith("; hung up without an answer"))
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_not_delivered(self) -> None:
+        """In place of a 504."""
+        self.post()
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.check_hung_up(504, "Problem delivering body: too slow")
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+
+    def test_draining(self) -> None:
+        """In place of a 503, on the headers or when the body is there."""
+        self.front.drain.begin(lambda: None)
+        self.post()
+        self.check_hung_up(503, "Shutting down")
+
+    def test_draining_since(self) -> None:
+        """Also where draining has begun behind the headers."""
+        octets = request(BODY, headers={"User-Agent": "log-shuttle/1"})
+        self.connection.send(octets[:-1])
+        self.front.drain.begin(lambda: None)
+        self.connection.send(octets[-1:])
+        self.check_hung_up(503, "Shutting down")
+
+    def test_too_busy(self) -> None:
+        """In place of a 503 for want of room."""
+        most = self.front.settings.max_inflight_bytes
+        self.front.logs.budget.reserve(most, 1)
+        self.post()
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.check_hung_up(503, "")
+        self.assertEqual(self.front.logs.budget.reserved_bytes, most)
+
+    def test_behind_an_answer(self) -> None:
+        """A pipelined answer before it is written, one behind it is not."""
+        octets = request(BODY, headers={"User-Agent": "log-shuttle/1"})
+        self.connection.send(octets * 3)
+        self.front.deliverer.waiters[0].callback(None)
+        self.front.deliverer.waiters[1].errback(NotDelivered("too slow"))
+        self.assertEqual(self.code(), 200)
+        self.assertFalse(self.connection.transport.connected)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_others(self) -> None:
+        """Other clients, and other statuses, are answered; so is all by default."""
+        self.post(agent="Logplex/1 log-shuttle")
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.assertEqual(self.code(), 504)
+        self.post(b"x")
+        self.assertEqual(self.code(), 400)
+        self.use(Front(self.clock))
+        self.front.drain.begin(lambda: None)
+        self.post()
+        self.assertEqual(self.code(), 503)
+
+
 FRAME_ID = "0123456789abcdef0123456789ABCDEF"
 
 
@@ -1098,6 +1170,18 @@ class PeerAddressTests(SynchronousTestCase):
             ("", ""),
         ):
             self.assertEqual(peer_address(given), expected)
+
+
+class StockHangupTests(HangupTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class PlainHangupTests(HangupTests):
+    """The same on an embedder's own `Site`."""
+
+    site = "stock"
 
 
 class StockPostTests(PostTests):
