@@ -160,7 +160,7 @@ def rewrite(
     frame_bytes_max = limits.frame_bytes
     out: list[bytes] = []
     cuts = [0, 0, 0, 0]
-    dropped = lost = 0
+    losses = [0, 0]
     position, size, frames, batch_bytes = 0, len(body), 0, 0
 
     while position < size:
@@ -199,8 +199,9 @@ def rewrite(
 
         message_start = header.end()
         if trailing.split(b" ", 3)[2] in REPORTERS:
-            counts = losses_in(body[message_start : message_start + REPORT_BYTES_MAX])
-            dropped, lost = dropped + counts[0], lost + counts[1]
+            end = min(stop, message_start + REPORT_BYTES_MAX)
+            for i, count in enumerate(losses_in(body[message_start:end])):
+                losses[i] += count
         sd = stamp
         if keep_structured_data and nil is None:
             kept = _SD_ELEMENTS.match(body, message_start, stop)
@@ -242,7 +243,7 @@ def rewrite(
 
     if not frames:
         return EMPTY_BATCH
-    return Batch(b"".join(out), frames, *cuts, dropped=dropped, lost=lost)
+    return Batch(b"".join(out), frames, *cuts, *losses)
 
 
 #: A report has told its number by then.

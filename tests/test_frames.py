@@ -631,6 +631,14 @@ class ReportsTests(TwinTestCase):
         ):
             self.assertEqual(self.losses(frame), (0, 0), frame)
 
+    def test_cut_short(self) -> None:
+        """The next frame does not complete a report."""
+        whole = self.LOGPLEX + self.L10 % b"7" + b"since "
+        for end in range(len(self.LOGPLEX), len(whole)):
+            following = whole[end:] + b" a b c d e f"
+            body = b"%d %b" % (end, whole[:end]) + counted(following)
+            self.assertEqual(self.rewrite(body, ORIGIN).dropped, 0)
+
     def test_odd_header(self) -> None:
         """It is one as well where another field had to be mended."""
         report = self.LOGPLEX.replace(b"heroku", b"a" * 49) + self.L10 % b"7"

@@ -112,6 +112,21 @@ class GarbageTests(SynchronousTestCase):
         octets = request(framed(message()), headers={"Authorization": None})
         self.assertEqual(self.left_over(octets, 401), 0)
 
+    def test_hung_up(self) -> None:
+        """Nor does one that is hung up on: no more than one that is answered so."""
+        self.front = Front(self.clock, on_timeout="hangup")
+        self.front.drain.begin(lambda: None)
+
+        def run(agent: str) -> None:
+            connection = Connection(self.front.site("channel"))
+            headers: dict[str, str | None] = {"User-Agent": agent}
+            connection.send(request(framed(message()), headers=headers))
+            self.assertFalse(connection.transport.connected)
+
+        answered = self.left_by(lambda _: run("another/1"))
+        self.assertLessEqual(self.left_by(lambda _: run("log-shuttle/1")), answered)
+        self.assertEqual(self.front.drain.inside, 0)
+
     def test_malformed(self) -> None:
         """A malformed one leaves little: its exception and where that was raised."""
         self.assertEqual(self.left_over(request(b"x"), 400), 0)
