@@ -11,6 +11,9 @@ from twisted.web import http
 from twisted.web.server import Request
 from zope.interface import Interface
 
+#: The field of every answer that names the delivery level of this process.
+DELIVERY = b"Logiss-Delivery"
+
 _REASONS = {431: b"Request Header Fields Too Large", **http.RESPONSES}
 
 
@@ -19,6 +22,7 @@ class Answer:
     """
     @ivar text: one line of plain text, or nothing.
     @ivar error: what the log says; by default the text.
+    @ivar hangs_up: it is not written: the connection is closed in its place.
     """
 
     code: int
@@ -26,12 +30,16 @@ class Answer:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     closes: bool = False
     error: str = ""
+    hangs_up: bool = False
 
     def write_to(self, request: Request) -> None:
         """Answer `request` with this, and finish it."""
         write_answer = getattr(request, "write_answer", None)
         if write_answer is not None:
             write_answer(self)
+            return
+        if self.hangs_up:
+            request.loseConnection()
             return
         body = self.body()
         request.setResponseCode(self.code)
@@ -56,15 +64,32 @@ class Answer:
             fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
         return [*fields, *self.headers]
 
-    def octets(self, date: bytes, closes: bool, to_head: bool = False) -> bytes:
-        """This answer in HTTP/1.1, head and body."""
+    def octets(
+        self, date: bytes, level: str | None, closes: bool, to_head: bool = False
+    ) -> bytes:
+        """
+        This answer in HTTP/1.1, head and body.
+
+        @param level: the delivery level, if it is known.
+        """
         fields = [(b"Date", date), *self.fields()]
+        if level is not None:
+            fields.append((DELIVERY, level.encode()))
         if closes:
             fields.append((b"Connection", b"close"))
         reason = _REASONS.get(self.code, b"Unknown Status")
         lines = [b"HTTP/1.1 %d %b" % (self.code, reason)]
         lines += [b"%b: %b" % field for field in fields]
         return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if to_head else self.body())
+
+
+def name_level(request: Request, level: str | None) -> None:
+    """
+    Have the answer to `request` name the delivery level, if it is known, on
+    twisted.web's own channel; `logiss.channel` does so by itself.
+    """
+    if level is not None:
+        request.setHeader(DELIVERY, level.encode())
 
 
 class IRefusesEarly(Interface):
@@ -85,6 +110,7 @@ class IRefusesEarly(Interface):
 
 
 OK = Answer(http.OK)
+DUPLICATE = Answer(http.OK, headers=((b"Logiss-Duplicate", b"1"),))
 NOT_FOUND = Answer(http.NOT_FOUND, "Not found")
 SHUTTING_DOWN = Answer(http.SERVICE_UNAVAILABLE, "Shutting down", closes=True)
 ONLY_SSL = Answer(http.BAD_REQUEST, "Only SSL requests accepted")

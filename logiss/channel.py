@@ -365,7 +365,9 @@ class Channel(Protocol):
                         self.transport.resumeProducing()
                     self._feed(data)
                 elif self._broken is not None:
-                    self.write(self._broken.octets(self.site.date, True))
+                    self.write(
+                        self._broken.octets(self.site.date, self.site.level, True)
+                    )
                     self._close()
                 else:
                     break
@@ -530,6 +532,8 @@ class ChannelSite(ServerFactory[Channel]):
     @param root: the tree.
     @param fixed: Resources that need not be looked for in the tree, by path.
     @param max_body_bytes: of a body on the wire.
+    @param delivery_level: what each answer says a 200 to a post means, if it is
+        known.
     @ivar channels: the connections there are.
     """
 
@@ -543,8 +547,10 @@ class ChannelSite(ServerFactory[Channel]):
         clock: IReactorTime,
         max_body_bytes: int,
         fixed: Mapping[bytes, IResource],
+        delivery_level: str | None = None,
     ) -> None:
         self.clock = clock
+        self.level = delivery_level
         self.max_body_bytes = max_body_bytes
         self.channels: set[Channel] = set()
         self._root = root
@@ -572,7 +578,7 @@ class ChannelSite(ServerFactory[Channel]):
 
     def _tick(self) -> None:
         self.date = datetimeToString(self.clock.seconds())
-        self.ok = OK.octets(self.date, False)
+        self.ok = OK.octets(self.date, self.level, False)
 
     def refuses_early(self, resource: IResource) -> bool:
         # To ask an object for its interfaces costs more than all of the headers.

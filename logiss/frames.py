@@ -65,6 +65,15 @@ _SD_ELEMENTS = re.compile(
 )
 _PRINTABLE = re.compile(rb"[!-~]+")
 
+#: The PROCIDs of senders that report losses in a frame of their own.
+REPORTERS = (b"logplex", b"log-shuttle")
+# What stands behind MSGID and a nil STRUCTURED-DATA: logplex names the error in
+# brackets, log-shuttle does not.
+_REPORT = re.compile(
+    rb"Error L(?:10 \(output buffer overflow\): ([0-9]{1,9}) messages dropped"
+    rb"|12: ([0-9]{1,9}) messages dropped|13: ([0-9]{1,9}) messages lost) since "
+)
+
 
 class RefusedBody(Exception):
     """The body cannot be forwarded: nothing of it may be."""
@@ -98,7 +107,12 @@ DEFAULT_LIMITS = FrameLimits()
 
 @frozen
 class Batch:
-    """The frames of one post, ready to be forwarded, and what was cut in them."""
+    """
+    The frames of one post, ready to be forwarded, and what was cut in them.
+
+    @ivar dropped: messages that frames of the sender report as dropped.
+    @ivar lost: those that they report as lost.
+    """
 
     octets: bytes
     frames: int
@@ -106,6 +120,8 @@ class Batch:
     app_names_cut: int = 0
     procids_cut: int = 0
     msgids_cut: int = 0
+    dropped: int = 0
+    lost: int = 0
 
     @property
     def was_cut(self) -> bool:
@@ -144,6 +160,7 @@ def rewrite(
     frame_bytes_max = limits.frame_bytes
     out: list[bytes] = []
     cuts = [0, 0, 0, 0]
+    losses = [0, 0]
     position, size, frames, batch_bytes = 0, len(body), 0, 0
 
     while position < size:
@@ -181,6 +198,10 @@ def rewrite(
             leading, hostname, trailing, nil = _mend(header, drain_token, cuts)
 
         message_start = header.end()
+        if trailing.split(b" ", 3)[2] in REPORTERS:
+            end = min(stop, message_start + REPORT_BYTES_MAX)
+            for i, count in enumerate(losses_in(body[message_start:end])):
+                losses[i] += count
         sd = stamp
         if keep_structured_data and nil is None:
             kept = _SD_ELEMENTS.match(body, message_start, stop)
@@ -220,7 +241,25 @@ def rewrite(
         )
         position = stop
 
-    return Batch(b"".join(out), frames, *cuts) if frames else EMPTY_BATCH
+    if not frames:
+        return EMPTY_BATCH
+    return Batch(b"".join(out), frames, *cuts, *losses)
+
+
+#: A report has told its number by then.
+REPORT_BYTES_MAX = 80
+
+
+def losses_in(message: bytes) -> tuple[int, int]:
+    """
+    How many messages the start of a reporter's `message` says were dropped, and
+    lost.
+    """
+    report = _REPORT.match(message)
+    if report is None:
+        return 0, 0
+    overflown, dropped, lost = report.groups(b"0")
+    return int(overflown) + int(dropped), int(lost)
 
 
 def split(octets: bytes) -> list[bytes]:

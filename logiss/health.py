@@ -22,6 +22,7 @@ from logiss.answers import (
     SHUTTING_DOWN,
     Answer,
     IRefusesEarly,
+    name_level,
 )
 from logiss.drain import Drain
 from logiss.l2met import EventLog
@@ -34,9 +35,10 @@ class _Leaf(Resource):
 
     isLeaf = True
 
-    def __init__(self, answer: Callable[[], Answer]) -> None:
+    def __init__(self, answer: Callable[[], Answer], level: str | None) -> None:
         super().__init__()
         self._answer = answer
+        self._level = level
 
     def refusal(self, request: Request) -> Answer:
         return NOT_FOUND if request.postpath else self._answer()
@@ -46,6 +48,7 @@ class _Leaf(Resource):
 
     def render(self, request: IRequest) -> int:
         request = cast(Request, request)
+        name_level(request, self._level)
         self.refusal(request).write_to(request)
         return NOT_DONE_YET
 
@@ -56,6 +59,8 @@ class RootResource(Resource):
 
     @param logs: what serves ``/logs``.
     @param connected: says how many backend connections are usable.
+    @param delivery_level: what each answer says a 200 to a post means, if it is
+        known.
     """
 
     def __init__(
@@ -65,18 +70,20 @@ class RootResource(Resource):
         events: EventLog,
         metrics: Metrics,
         connected: Callable[[], int],
+        delivery_level: str | None = None,
     ) -> None:
         super().__init__()
+        self._level = delivery_level
         self._drain = drain
         self._events = events
         self._metrics = metrics
         self._connected = connected
         self.putChild(b"logs", logs)
-        self.putChild(b"health", _Leaf(self._health))
-        self.putChild(b"ready", _Leaf(self._ready))
+        self.putChild(b"health", _Leaf(self._health, self._level))
+        self.putChild(b"ready", _Leaf(self._ready, self._level))
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
-        return _Leaf(lambda: NOT_FOUND)
+        return _Leaf(lambda: NOT_FOUND, self._level)
 
     def _health(self) -> Answer:
         self._metrics.health_checks += 1

@@ -128,12 +128,14 @@ class EventLog:
         post_seconds: float,
         send_seconds: float,
         wait_seconds: float,
+        is_duplicate: bool = False,
     ) -> None:
         """
         @param fixer_seconds: in the codec.
         @param post_seconds: the whole.
         @param send_seconds: from the first write to the end of the delivery.
         @param wait_seconds: from the start of the delivery to its end.
+        @param is_duplicate: it was a retry that was not forwarded again.
         """
         token, client = self._client(post)
         if (
@@ -151,6 +153,7 @@ class EventLog:
             f" measure#log-iss.http.logs.post.duration={post_seconds:.6f}s"
             f" measure#log-iss.http.logs.send.duration={send_seconds:.6f}s"
             f" measure#log-iss.http.logs.wait.duration={wait_seconds:.6f}s{client}"
+            f"{' duplicate=1' if is_duplicate else ''}"
         )
 
     def post_failed(
@@ -170,6 +173,32 @@ class EventLog:
             f"count#log-iss.http.logs.{name}.truncated={n}"
             for name, n in cuts.items()
             if n
+        )
+        self._line(pairs + token + client)
+
+    def count_mismatched(self, post: PostFacts, stated: int, found: int) -> None:
+        """The post's body has another number of frames than its header says."""
+        token, client = self._client(post)
+        self._line(
+            f"count#log-iss.http.logs.msg-count.mismatch=1{token}"
+            f" stated={stated} found={found}{client}"
+        )
+
+    def losses_reported(
+        self, post: PostFacts, headers: tuple[int, int], frames: tuple[int, int]
+    ) -> None:
+        """
+        The post says that its sender has dropped messages, or lost them.
+
+        @param headers: how many by its headers, dropped and lost.
+        @param frames: the same by frames of its body.
+        """
+        token, client = self._client(post)
+        pairs = " ".join(
+            f"count#log-iss.http.logs.{where}.{what}={count}"
+            for where, counts in (("headers", headers), ("frames", frames))
+            for what, count in zip(("dropped", "lost"), counts, strict=True)
+            if count
         )
         self._line(pairs + token + client)
 

@@ -36,3 +36,11 @@ class Metrics:
     connects_failed: int = 0
     disconnects: int = 0
     log_lines_dropped: int = 0
+    posts_joined: int = 0
+    posts_remembered: int = 0
+    counts_mismatched: int = 0
+    # Headers and frames may tell of the same loss: never to be added together.
+    dropped_by_headers: int = 0
+    lost_by_headers: int = 0
+    dropped_by_frames: int = 0
+    lost_by_frames: int = 0

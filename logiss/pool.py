@@ -116,6 +116,7 @@ class _Delivery:
 class Pool:
     """
     @param timeout_seconds: from `Payload.received_at` to `NotDelivered`.
+    @ivar delivery_level: what it means that a payload is delivered.
     """
 
     def __init__(
@@ -124,7 +125,9 @@ class Pool:
         timeout_seconds: float,
         events: EventLog,
         metrics: Metrics,
+        delivery_level: str = "sent",
     ) -> None:
+        self.delivery_level = delivery_level
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._events = events

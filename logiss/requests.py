@@ -28,6 +28,7 @@ class LeanRequest(Request):
     A twisted.web `Request` of which only what is touched is made.
 
     @ivar fields: the values of each header, by its name in lower case.
+    @ivar header_values: the values of a header by its name in lower case, or None.
     @ivar on_end: called with whether the answer was written, once it was or the
         client has gone.
     @ivar refusal: the answer that was found on the headers alone.
@@ -48,6 +49,8 @@ class LeanRequest(Request):
         self.uri = uri
         self.clientproto = clientproto
         self.fields = fields
+        # A call less for each header that is asked for.
+        self.header_values = fields.get
         self.path = uri.partition(b"?")[0]
         self.client = channel.peer
         self.resource: Any = None
@@ -127,10 +130,6 @@ class LeanRequest(Request):
         """Whether something is to be said before the body is there."""
         return self.expects or (self.refusal is not None and not self.finished)
 
-    def header_values(self, name: bytes) -> list[bytes] | None:
-        """The values of the header `name`, which is in lower case."""
-        return self.fields.get(name)
-
     def add_chunk(self, chunk: bytes) -> None:
         """Keep a piece of the body. Many are kept in one, for each has a price."""
         chunks: list[Any] = self.chunks
@@ -150,15 +149,18 @@ class LeanRequest(Request):
         """Write a complete answer and finish."""
         channel = self.channel
         self.startedWriting = self.finished = 1
-        if answer.closes:
+        if answer.closes or answer.hangs_up:
             self.persistent = False
-        if answer is OK and self.persistent and self.method == b"POST":
+        if answer.hangs_up:
+            # What was answered before is written; behind it the connection ends.
+            pass
+        elif answer is OK and self.persistent and self.method == b"POST":
             channel.write(channel.site.ok)
         else:
+            site = channel.site
+            to_head = self.method == b"HEAD"
             channel.write(
-                answer.octets(
-                    channel.site.date, not self.persistent, self.method == b"HEAD"
-                )
+                answer.octets(site.date, site.level, not self.persistent, to_head)
             )
         self._cleanup()
 

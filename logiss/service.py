@@ -81,7 +81,13 @@ class Forwarder(Service):
         metrics = metrics or Metrics()
         self._reactor = reactor
         self._settings = settings
-        self.pool = Pool(reactor, settings.delivery_timeout_seconds, events, metrics)
+        self.pool = Pool(
+            reactor,
+            settings.delivery_timeout_seconds,
+            events,
+            metrics,
+            settings.delivery_level,
+        )
         self._acknowledgements: Acknowledgements | None = None
         if settings.delivery_level == "acked":
             self._acknowledgements = Acknowledgements(reactor)
@@ -216,6 +222,7 @@ class LogissService(Service):
             self.events,
             self.metrics,
             connected=lambda: self.forwarder.pool.connected,
+            delivery_level=self.forwarder.pool.delivery_level,
         )
         self._clients: Clients | ChannelSite
         if settings.http_channel == "stock":
@@ -227,6 +234,7 @@ class LogissService(Service):
                 reactor,
                 settings.max_body_bytes,
                 fixed={b"/logs": self.logs, b"/logs/": self.logs},
+                delivery_level=self.forwarder.pool.delivery_level,
             )
         self._port: IListeningPort | None = None
         self._sums = LoopingCall(self._sum_up)

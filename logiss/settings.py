@@ -120,6 +120,8 @@ class Settings:
     max_inflight_bytes: int = 256 * MIB
     log_successes: bool = True
     http_channel: str = "fast"
+    require_msg_count: bool = False
+    on_timeout: str = "respond"
 
     @property
     def delivery_level(self) -> str:
@@ -200,6 +202,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_inflight_bytes=variable("MAX_INFLIGHT_BYTES", parse_size, 256 * MIB),
         log_successes=variable("REQUEST_LOG", parse_request_log, True),
         http_channel=variable("HTTP_CHANNEL", parse_channel, "fast"),
+        require_msg_count=variable("REQUIRE_MSG_COUNT", parse_flag, False),
+        on_timeout=variable("ON_TIMEOUT", parse_on_timeout, "respond"),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -334,6 +338,12 @@ def parse_channel(text: str) -> str:
     if text.lower() in ("fast", "stock"):
         return text.lower()
     raise ValueError(f"must be 'fast' or 'stock', not {text!r}")
+
+
+def parse_on_timeout(text: str) -> str:
+    if text.lower() in ("respond", "hangup"):
+        return text.lower()
+    raise ValueError(f"must be 'respond' or 'hangup', not {text!r}")
 
 
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"

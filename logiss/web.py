@@ -17,6 +17,7 @@ from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -27,21 +28,35 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss import frames, inflate, stamp
-from logiss.answers import NOT_FOUND, OK, Answer, IRefusesEarly
+from logiss.answers import (
+    DUPLICATE,
+    NOT_FOUND,
+    OK,
+    Answer,
+    IRefusesEarly,
+    name_level,
+)
 from logiss.budget import Budget, NoRoom
 from logiss.codec import rewrite
-from logiss.credentials import Credentials
+from logiss.credentials import Credentials, parse_basic
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
+from logiss.retries import Attempt, Retries, key_of
 from logiss.settings import Settings
 
 # 499 is nginx's code for a client that went away; it is logged, never sent.
 GONE = Answer(499, error="client gone before the answer")
 
 
+class WrongCount(Exception):
+    """The body does not have the number of frames that its sender says."""
+
+
+# What a hang-up may take the place of.
+_TRY_AGAIN = (http.SERVICE_UNAVAILABLE, http.GATEWAY_TIMEOUT)
 _RETRY = ((b"retry-after", b"1"),)
 
 _Kinds = type[Exception] | tuple[type[Exception], ...]
@@ -65,6 +80,10 @@ _ERRORS: tuple[tuple[_Kinds, Callable[[str], Answer]], ...] = (
     ),
     (
         frames.MalformedFrame,
+        lambda why: Answer(http.BAD_REQUEST, f"Problem with body: {why}"),
+    ),
+    (
+        WrongCount,
         lambda why: Answer(http.BAD_REQUEST, f"Problem with body: {why}"),
     ),
     (
@@ -106,10 +125,12 @@ class _Serving(Post):
 
     @ivar waiting: what it waits for: room, or its delivery.
     @ivar answered: fires with the answer, for a caller of `respond` who writes it.
+    @ivar attempt: what a retry of it joins, when it has a frame id.
     """
 
     __slots__ = (
         "answered",
+        "attempt",
         "client_gone",
         "delivery_started_at",
         "fixer_seconds",
@@ -123,8 +144,9 @@ class _Serving(Post):
     def __init__(self, request: Request, started_at: float) -> None:
         super().__init__(request, started_at)
         self.answered: Deferred[Answer] | None = None
+        self.attempt: Attempt | None = None
         self.client_gone = False
-        self.delivery_started_at = 0.0
+        self.delivery_started_at: float | None = None
         self.fixer_seconds = 0.0
         self.frames = 0
         self.payload: Payload | None = None
@@ -171,10 +193,14 @@ class LogsResource(Resource):
         self.drain = drain or Drain()
         self.metrics = metrics or Metrics()
         self.budget = Budget(clock, settings.max_inflight_bytes)
+        self.retries = Retries(clock.seconds)
         self._too_large = answer_of(Failure(_too_many_bytes(settings)))
         self._guards = Guards(
             settings, credentials, self.drain, self.metrics, self._too_large
         )
+        # Only the deliverer knows what becomes of a payload: one that says nothing
+        # of it has nothing said in its name.
+        self._level: str | None = getattr(deliverer, "delivery_level", None)
         self._stamps = _Stamps(settings)
         self._frame_limits = frames.FrameLimits(
             batch_bytes=_BATCH_GROWTH_MAX * settings.max_body_bytes
@@ -199,14 +225,16 @@ class LogsResource(Resource):
         refusal = self._guards.refusal(post)
         if refusal is None:
             cast(Any, request).about = post
-        else:
-            self._log_failure(post, refusal)
+            return None
+        refusal = self._fit_for(post, refusal)
+        self._log_failure(post, refusal)
         return refusal
 
     def render(self, request: IRequest) -> int:
         """Answer `request`, in time."""
         request = cast(Request, request)
         if request.postpath not in _HERE:
+            name_level(request, self._level)
             NOT_FOUND.write_to(request)
             return NOT_DONE_YET
         post = self._admitted(request)
@@ -236,6 +264,7 @@ class LogsResource(Resource):
         """The post of `request`, inside the drain from here on, or a refusal."""
         post: _Serving | None = getattr(request, "about", None)
         if post is None:
+            name_level(request, self._level)
             refusal = self._judge(request)
             if refusal is not None:
                 return refusal
@@ -244,6 +273,7 @@ class LogsResource(Resource):
             # Draining may have begun since its headers came.
             refusal = self._guards.draining(post)
             if refusal is not None:
+                refusal = self._fit_for(post, refusal)
                 self._log_failure(post, refusal)
                 return refusal
         self.drain.enter()
@@ -259,12 +289,13 @@ class LogsResource(Resource):
         """The answer is written, or the client has gone before it was."""
         if not is_answered:
             post.client_gone = True
-            if post.waiting is not None:
+            if post.attempt is not None:
+                post.attempt.first_left()
+            elif post.waiting is not None:
                 post.waiting.cancel()
         # Request and post hold each other: left so, each would wait for the
         # garbage collector.
         cast(Any, post.request).about = None
-        del post.values
         self.drain.leave()
 
     # the way of an admitted post
@@ -276,6 +307,9 @@ class LogsResource(Resource):
                 self._delivered(None, post)
                 return
             post.received_at = self._seconds()
+            frame_ids = post.values(b"logplex-frame-id")
+            if frame_ids is not None and self._is_retry(post, frame_ids):
+                return
             if self.budget.try_reserve(len(body)):
                 post.reserved_bytes = len(body)
                 self._deliver(post, body)
@@ -283,6 +317,42 @@ class LogsResource(Resource):
                 self._wait_for_room(post, body)
         except Exception:
             self._failed(Failure(), post)
+
+    def _is_retry(self, post: _Serving, frame_ids: list[bytes]) -> bool:
+        """
+        Whether `post` retries one that is not to be forwarded again, whose outcome
+        is then its own. If it does not, its own retries will be known by it.
+        """
+        key = key_of(_user_of(post), post.drain_token, frame_ids)
+        if key is None:
+            return False
+        attempt = self.retries.under_way(key)
+        if attempt is not None:
+            self.metrics.posts_joined += 1
+            self._join(post, attempt)
+            return True
+        if self.retries.remembers(key):
+            self.metrics.posts_remembered += 1
+            self._duplicated(None, post)
+            return True
+        post.attempt = self.retries.begin(key, partial(self._abandoned, post))
+        return False
+
+    def _join(self, post: _Serving, attempt: Attempt) -> None:
+        post.delivery_started_at = post.received_at
+        post.waiting = attempt.join()
+        post.waiting.addCallbacks(
+            self._duplicated, self._failed, (post,), errbackArgs=(post,)
+        )
+
+    def _abandoned(self, post: _Serving) -> None:
+        """
+        Nobody waits for `post` or its retries any more. What has been begun goes on:
+        a retry may still join it, or is not forwarded again once it is confirmed.
+        """
+        is_begun = post.payload is not None and post.payload.begun_at is not None
+        if not is_begun and post.waiting is not None:
+            post.waiting.cancel()
 
     def _wait_for_room(self, post: _Serving, body: bytes) -> None:
         def found(_: None) -> None:
@@ -320,6 +390,8 @@ class LogsResource(Resource):
         self.metrics.frames_received += batch.frames
         if batch.was_cut:
             self._count_cuts(post, batch)
+        self._check_count(post)
+        self._count_losses(post, batch)
         post.delivery_started_at = now = self._seconds()
         post.fixer_seconds = now - started_at
         if not batch.frames:
@@ -344,6 +416,40 @@ class LogsResource(Resource):
         self.budget.adjust(post.reserved_bytes, size)
         post.reserved_bytes = size
 
+    def _check_count(self, post: _Serving) -> None:
+        """
+        Compare the frames with what the sender says they are.
+
+        @raise WrongCount: they are others, and that is not to be forwarded.
+        """
+        stated = _largest(post.values(b"logplex-msg-count"))
+        if stated is None or stated == post.frames:
+            return
+        self.metrics.counts_mismatched += 1
+        self._events.count_mismatched(post, stated, post.frames)
+        if self._settings.require_msg_count:
+            raise WrongCount(
+                f"Logplex-Msg-Count is {stated}, the body has {post.frames} frames"
+            )
+
+    def _count_losses(self, post: _Serving, batch: frames.Batch) -> None:
+        """Count what the sender has dropped and lost before, as it reports it."""
+        dropped = lost = 0
+        values = post.values
+        if any(map(values, _LOSS_HEADERS)):
+            dropped, lost = (
+                max(_largest(values(name)) or 0 for name in names)
+                for names in (_DROPPED, _LOST)
+            )
+        if not (dropped or lost or batch.dropped or batch.lost):
+            return
+        metrics = self.metrics
+        metrics.dropped_by_headers += dropped
+        metrics.lost_by_headers += lost
+        metrics.dropped_by_frames += batch.dropped
+        metrics.lost_by_frames += batch.lost
+        self._events.losses_reported(post, (dropped, lost), (batch.dropped, batch.lost))
+
     def _count_cuts(self, post: _Serving, batch: frames.Batch) -> None:
         metrics = self.metrics
         metrics.hostnames_cut += batch.hostnames_cut
@@ -364,32 +470,62 @@ class LogsResource(Resource):
 
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
-        self.metrics.posts_succeeded += 1
         self.metrics.frames_delivered += post.frames
+        self._succeed(post, OK)
+
+    def _duplicated(self, _: None, post: _Serving) -> None:
+        """The post that `post` retries was delivered."""
+        self._let_go(post)
+        self._succeed(post, DUPLICATE)
+
+    def _succeed(self, post: _Serving, answer: Answer) -> None:
+        self.metrics.posts_succeeded += 1
         if self._settings.log_successes:
             now = self._seconds()
             payload = post.payload
             begun_at = now if payload is None else payload.begun_at or now
+            started_at = post.delivery_started_at
             self._events.post_succeeded(
                 post,
                 post.fixer_seconds,
                 now - post.started_at,
                 now - begun_at,
-                now - post.delivery_started_at if payload is not None else 0.0,
+                0.0 if started_at is None else now - started_at,
+                answer is DUPLICATE,
             )
-        post.answer(GONE if post.client_gone else OK)
+        post.answer(GONE if post.client_gone else answer)
 
     def _failed(self, reason: Failure, post: _Serving) -> None:
-        self._let_go(post)
-        answer = GONE if post.client_gone else answer_of(reason)
+        self._let_go(post, reason)
+        answer = GONE
+        if not post.client_gone:
+            answer = self._fit_for(post, answer_of(reason))
         self._log_failure(post, answer)
         post.answer(answer)
 
-    def _let_go(self, post: _Serving) -> None:
+    def _fit_for(self, post: Post, answer: Answer) -> Answer:
+        """
+        What `post` gets in place of `answer`: a client that tries again when its
+        connection breaks, but not on any status, may be hung up on.
+        """
+        if answer.code not in _TRY_AGAIN or self._settings.on_timeout != "hangup":
+            return answer
+        agents = post.values(b"user-agent")
+        if not agents or not agents[0].startswith(b"log-shuttle"):
+            return answer
+        error = f"{answer.error or answer.text}; hung up without an answer"
+        return evolve(answer, hangs_up=True, error=error)
+
+    def _let_go(self, post: _Serving, reason: Failure | None = None) -> None:
         post.waiting = None
         if post.reserved_bytes:
             self.budget.release(post.reserved_bytes)
             post.reserved_bytes = 0
+        if post.attempt is not None:
+            if reason is None:
+                post.attempt.confirm()
+            else:
+                post.attempt.fail(reason)
 
     def _log_failure(self, post: Post, answer: Answer) -> None:
         self.metrics.posts_failed += 1
@@ -409,8 +545,34 @@ _STAMPS_MAX = 4096
 _HERE: tuple[list[bytes], ...] = ([], [b""])
 
 
+def _user_of(post: Post) -> bytes:
+    """Who has posted an admitted post."""
+    authorization = post.values(b"authorization")
+    assert authorization is not None
+    proven = parse_basic(authorization[0])
+    assert proven is not None
+    return proven[0]
+
+
 def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:
     return frames.BodyTooLarge(f"more than {settings.max_body_bytes} bytes on the wire")
+
+
+# The names that versions of senders have for the same number: the largest counts.
+_DROPPED = (b"logplex-drop-count", b"logshuttle-drops", b"logplex-drops")
+_LOST = (b"logplex-lost-count", b"logshuttle-lost", b"logplex-lost")
+_LOSS_HEADERS = _DROPPED + _LOST
+_COUNT_DIGITS_MAX = 9
+
+
+def _largest(values: list[bytes] | None) -> int | None:
+    """The largest of `values` that is a number of few digits."""
+    if values is None:
+        return None
+    return max(
+        (int(v) for v in values if v.isdigit() and len(v) <= _COUNT_DIGITS_MAX),
+        default=None,
+    )
 
 
 class _Stamps:

@@ -172,8 +172,11 @@ class FakeDeliverer:
     @ivar cancelled: payloads whose waiter has gone.
     """
 
-    def __init__(self, at_once: bool = True) -> None:
+    def __init__(
+        self, at_once: bool = True, delivery_level: str | None = "sent"
+    ) -> None:
         self.at_once = at_once
+        self.delivery_level = delivery_level
         self.payloads: list[Payload] = []
         self.waiters: list[Deferred[None]] = []
         self.cancelled: list[Payload] = []

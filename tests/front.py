@@ -34,12 +34,15 @@ class Front:
     @ivar connected: how many backend connections ``/ready`` is told of.
     """
 
-    def __init__(self, clock: IReactorTime, **settings: Any) -> None:
+    def __init__(
+        self, clock: IReactorTime, level: Any = "sent", **settings: Any
+    ) -> None:
         self.clock = clock
         settings.setdefault("delivery_timeout_seconds", TIMEOUT_SECONDS)
-        self.settings = Settings(deploy="test", tokens=((USER, TOKEN),), **settings)
+        settings.setdefault("tokens", ((USER, TOKEN),))
+        self.settings = Settings(deploy="test", **settings)
         self.lines = Lines()
-        self.deliverer = FakeDeliverer()
+        self.deliverer = FakeDeliverer(delivery_level=level)
         self.drain = Drain()
         self.metrics = Metrics()
         self.connected = 1
@@ -53,7 +56,12 @@ class Front:
             metrics=self.metrics,
         )
         self.root = RootResource(
-            self.logs, self.drain, events, self.metrics, lambda: self.connected
+            self.logs,
+            self.drain,
+            events,
+            self.metrics,
+            lambda: self.connected,
+            self.deliverer.delivery_level,
         )
 
     def site(self, name: str) -> Site | ChannelSite:
@@ -61,7 +69,8 @@ class Front:
         most = self.settings.max_body_bytes
         if name == "channel":
             fixed = {b"/logs": self.logs, b"/logs/": self.logs}
-            return ChannelSite(self.root, self.clock, most, fixed=fixed)
+            level = self.deliverer.delivery_level
+            return ChannelSite(self.root, self.clock, most, fixed, level)
         if name == "logs":
             return LogsSite(self.root, self.clock, most)
         return Site(self.root, reactor=self.clock)

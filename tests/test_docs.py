@@ -240,6 +240,8 @@ class LogLinesTests(SynchronousTestCase):
                 post,
                 {"hostname": 1, "app_name": 1, "procid": 1, "msgid": 1},
             ),
+            "count_mismatched": (post, 2, 1),
+            "losses_reported": (post, (1, 1), (1, 1)),
             "posts_summed": (1, 1),
             "connect_attempted": (0,),
             "connect_succeeded": (0, 0.1, "192.0.2.7:601"),

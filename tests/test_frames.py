@@ -482,7 +482,7 @@ class RewriteTests(TwinTestCase):
         for body in (b"", b" ", b"\n", b" \t\r\n\x0b\x0c" * 100):
             with self.subTest(body):
                 self.assertEqual(
-                    astuple(self.rewrite(body, ORIGIN)), (b"", 0, 0, 0, 0, 0)
+                    astuple(self.rewrite(body, ORIGIN)), (b"", 0, 0, 0, 0, 0, 0, 0)
                 )
 
     def test_hostile_brackets(self) -> None:
@@ -559,6 +559,91 @@ class RewriteTests(TwinTestCase):
                 after, _ = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
                 self.assertLess(after - before, 50_000)
+
+
+class ReportsTests(TwinTestCase):
+    """Frames that report losses are counted, and forwarded as they are."""
+
+    SINCE = b"since 2013-06-07T13:17:49.468822+00:00"
+    LOGPLEX = b"<172>1 2013-06-07T13:17:49+00:00 host heroku logplex - "
+    SHUTTLE = b"<172>1 2013-06-07T13:17:49+00:00 heroku app log-shuttle - "
+    L10 = b"Error L10 (output buffer overflow): %b messages dropped "
+
+    def losses(self, *frames: bytes) -> tuple[int, int]:
+        """What is dropped and lost by `frames`, of which each is forwarded."""
+        batch = self.rewrite(counted(*frames), ORIGIN)
+        self.assertEqual(batch.frames, len(frames))
+        for frame, made in zip(frames, self.split(batch.octets), strict=True):
+            self.assertEqual(made.partition(ORIGIN)[0], frame[: made.index(ORIGIN)])
+            self.assertTrue(frame.endswith(made.partition(ORIGIN + b" ")[2]))
+        return batch.dropped, batch.lost
+
+    def test_formats(self) -> None:
+        """Those of logplex and of log-shuttle, with a nil or without."""
+        dropped = b"Error L12: 2 messages dropped " + self.SINCE + b"\n"
+        lost = b"Error L13: 3 messages lost " + self.SINCE + b".\n"
+        for nil in (b"", b"- "):
+            overflown = self.LOGPLEX + nil + self.L10 % b"7" + self.SINCE + b"."
+            head = self.SHUTTLE + nil
+            self.assertEqual(self.losses(overflown), (7, 0))
+            self.assertEqual(self.losses(head + dropped), (2, 0))
+            self.assertEqual(self.losses(head + lost), (0, 3))
+            self.assertEqual(
+                self.losses(overflown, head + dropped, head + lost, overflown), (16, 3)
+            )
+
+    def test_beside_others(self) -> None:
+        """What was cut in other frames is counted as ever."""
+        report = self.LOGPLEX + self.L10 % b"7" + self.SINCE
+        long = HEAD.replace(b"host", b"h" * 256) + b" hi"
+        batch = self.rewrite(counted(long, report), ORIGIN)
+        self.assertEqual((batch.hostnames_cut, batch.dropped), (1, 7))
+
+    def test_digits(self) -> None:
+        """A number has one to nine digits."""
+        for digits, expected in (
+            (b"0", 0),
+            (b"999999999", 999_999_999),
+            (b"1000000000", 0),
+            (b"9" * 5000, 0),
+            (b"", 0),
+            (b"-1", 0),
+            (b"+1", 0),
+            (b"1_0", 0),
+        ):
+            report = self.LOGPLEX + self.L10 % digits + self.SINCE
+            self.assertEqual(self.losses(report), (expected, 0), digits[:12])
+
+    def test_no_reports(self) -> None:
+        """Another PROCID, another text or less of it is none."""
+        whole = self.LOGPLEX + self.L10 % b"7" + b"since "
+        self.assertEqual(self.losses(whole), (7, 0))
+        for end in range(len(self.LOGPLEX), len(whole)):
+            self.assertEqual(self.losses(whole[:end]), (0, 0), whole[:end])
+        for frame in (
+            whole.replace(b"logplex", b"logplez"),
+            whole.replace(b"logplex", b"logplex2"),
+            whole.replace(b"logplex -", b"app logplex"),
+            whole.replace(b"Error", b" Error"),
+            whole.replace(b"L10", b"L11"),
+            whole.replace(b"dropped", b"lost"),
+            whole.replace(b"heroku logplex", b"logplex web.1"),
+        ):
+            self.assertEqual(self.losses(frame), (0, 0), frame)
+
+    def test_cut_short(self) -> None:
+        """The next frame does not complete a report."""
+        whole = self.LOGPLEX + self.L10 % b"7" + b"since "
+        for end in range(len(self.LOGPLEX), len(whole)):
+            following = whole[end:] + b" a b c d e f"
+            body = b"%d %b" % (end, whole[:end]) + counted(following)
+            self.assertEqual(self.rewrite(body, ORIGIN).dropped, 0)
+
+    def test_odd_header(self) -> None:
+        """It is one as well where another field had to be mended."""
+        report = self.LOGPLEX.replace(b"heroku", b"a" * 49) + self.L10 % b"7"
+        batch = self.rewrite(counted(report + self.SINCE), ORIGIN)
+        self.assertEqual((batch.app_names_cut, batch.dropped), (1, 7))
 
 
 class LimitsTests(TwinTestCase):
@@ -994,6 +1079,10 @@ class CompiledAgainstOracleTests(OnCompiled, AgainstOracleTests):
 
 class CompiledRewriteTests(OnCompiled, RewriteTests):
     """`RewriteTests` on the compiled twin."""
+
+
+class CompiledReportsTests(OnCompiled, ReportsTests):
+    """The same on the compiled twin."""
 
 
 class CompiledLimitsTests(OnCompiled, LimitsTests):

@@ -6,6 +6,7 @@ stops everything while it does.
 """
 
 import gc
+from collections.abc import Callable
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,12 +33,16 @@ class GarbageTests(SynchronousTestCase):
 
     def left_over(self, octets: bytes, code: int) -> int:
         """How many objects `POSTS` posts have left in cycles."""
-        self.post(octets, code)
+        return self.left_by(lambda _: self.post(octets, code))
+
+    def left_by(self, run: Callable[[int], None]) -> int:
+        """How many objects `POSTS` runs have left in cycles."""
+        run(0)
         gc.collect()
         gc.disable()
         self.addCleanup(gc.enable)
-        for _ in range(POSTS):
-            self.post(octets, code)
+        for i in range(POSTS):
+            run(1 + i)
         return gc.collect()
 
     def post(self, octets: bytes, code: int) -> None:
@@ -52,6 +57,51 @@ class GarbageTests(SynchronousTestCase):
         """A delivered post leaves nothing."""
         self.assertEqual(self.left_over(request(framed(message())), 200), 0)
 
+    def test_retried(self) -> None:
+        """Nor does one with a frame id, and one that is answered from memory."""
+
+        def run(number: int) -> None:
+            octets = request(
+                framed(message()), headers={"Logplex-Frame-Id": f"{number:032x}"}
+            )
+            self.post(octets, 200)
+            self.post(octets, 200)
+
+        self.assertEqual(self.left_by(run), 0)
+        self.assertEqual(self.front.metrics.posts_remembered, POSTS + 1)
+
+    def gone(self, header: str, number: int) -> None:
+        """A post whose client goes away before its answer."""
+        gone = Connection(self.front.site("channel"))
+        gone.send(request(framed(message()), headers={header: f"{number:032x}"}))
+        gone.hang_up()
+
+    def test_abandoned(self) -> None:
+        """
+        Nor does one that is withdrawn because its client has gone: no more than one
+        without an id, of which the connection in memory is left.
+        """
+        without = self.left_by(lambda number: self.gone("X-Frame-Id", number))
+        left = self.left_by(lambda number: self.gone("Logplex-Frame-Id", number))
+        self.assertEqual(left, without)
+        self.assertEqual(len(self.front.logs.retries), 0)
+
+    def test_joined(self) -> None:
+        """Nor does one whose client goes away when another has joined it."""
+
+        def run(number: int) -> None:
+            headers: dict[str, str | None] = {"Logplex-Frame-Id": f"{number:032x}"}
+            octets = request(framed(message()), headers=headers)
+            first = Connection(self.front.site("channel"))
+            first.send(octets)
+            self.connection.send(octets)
+            first.hang_up()
+            self.post(b"", 200)
+
+        without = self.left_by(lambda number: self.gone("X-Frame-Id", number))
+        self.assertEqual(self.left_by(run), without)
+        self.assertEqual(self.front.metrics.posts_joined, POSTS + 1)
+
     def test_chunked(self) -> None:
         """Nor does a chunked one."""
         octets = request(chunks=[framed(message()), framed(message())])
@@ -61,6 +111,21 @@ class GarbageTests(SynchronousTestCase):
         """Nor one that is refused on its headers."""
         octets = request(framed(message()), headers={"Authorization": None})
         self.assertEqual(self.left_over(octets, 401), 0)
+
+    def test_hung_up(self) -> None:
+        """Nor does one that is hung up on: no more than one that is answered so."""
+        self.front = Front(self.clock, on_timeout="hangup")
+        self.front.drain.begin(lambda: None)
+
+        def run(agent: str) -> None:
+            connection = Connection(self.front.site("channel"))
+            headers: dict[str, str | None] = {"User-Agent": agent}
+            connection.send(request(framed(message()), headers=headers))
+            self.assertFalse(connection.transport.connected)
+
+        answered = self.left_by(lambda _: run("another/1"))
+        self.assertLessEqual(self.left_by(lambda _: run("log-shuttle/1")), answered)
+        self.assertEqual(self.front.drain.inside, 0)
 
     def test_malformed(self) -> None:
         """A malformed one leaves little: its exception and where that was raised."""

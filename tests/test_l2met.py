@@ -79,6 +79,27 @@ class EventLogTests(SynchronousTestCase):
             " measure#log-iss.http.logs.wait.duration=0.002000s",
         ),
         (
+            lambda log: log.post_succeeded(POST, 0.0, 0.5, 0.0, 0.25, True),
+            'count#log-iss.http.logs.post.success=1 logdrain_token="d.1"'
+            " measure#log-iss.http.logs.fixer-func.duration=0.000000s"
+            " measure#log-iss.http.logs.post.duration=0.500000s"
+            " measure#log-iss.http.logs.send.duration=0.000000s"
+            " measure#log-iss.http.logs.wait.duration=0.250000s"
+            ' remote_addr="1.2.3.4" request_id="abc" duplicate=1',
+        ),
+        (
+            lambda log: log.count_mismatched(POST, 3, 2),
+            'count#log-iss.http.logs.msg-count.mismatch=1 logdrain_token="d.1"'
+            ' stated=3 found=2 remote_addr="1.2.3.4" request_id="abc"',
+        ),
+        (
+            lambda log: log.losses_reported(POST, (7, 0), (6, 5)),
+            "count#log-iss.http.logs.headers.dropped=7"
+            " count#log-iss.http.logs.frames.dropped=6"
+            ' count#log-iss.http.logs.frames.lost=5 logdrain_token="d.1"'
+            ' remote_addr="1.2.3.4" request_id="abc"',
+        ),
+        (
             lambda log: log.post_failed(POST, 504, "Not delivered", 5.0),
             'count#log-iss.http.logs.post.error=1 logdrain_token="d.1"'
             " measure#log-iss.http.logs.post.duration=5.000000s"

@@ -640,7 +640,9 @@ class WriteAnswerTests(SynchronousTestCase):
 
     def answer(self, answer: Answer, octets: bytes) -> tuple[bytes, bool]:
         wire = Wire()
-        site = ChannelSite(Looking(answer.write_to), Clock(), 1000, fixed={})
+        site = ChannelSite(
+            Looking(answer.write_to), Clock(), 1000, fixed={}, delivery_level="sent"
+        )
         site.doStart()
         channel = site.buildProtocol(None)
         wire.protocol = channel
@@ -654,7 +656,7 @@ class WriteAnswerTests(SynchronousTestCase):
         self.assertEqual(
             octets,
             b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
-            b"Server: logiss\r\nContent-Length: 0\r\n\r\n",
+            b"Server: logiss\r\nContent-Length: 0\r\nLogiss-Delivery: sent\r\n\r\n",
         )
         self.assertTrue(connected)
 

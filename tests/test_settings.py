@@ -188,6 +188,7 @@ class ReadTests(ReadTestCase):
             for name, field in (
                 ("ENFORCE_SSL", "enforce_ssl"),
                 ("KEEP_STRUCTURED_DATA", "keep_structured_data"),
+                ("REQUIRE_MSG_COUNT", "require_msg_count"),
             )
             for text in FLAGS
         ),
@@ -205,6 +206,9 @@ class ReadTests(ReadTestCase):
         ("MAX_INFLIGHT_BYTES", "16MiB", "max_inflight_bytes", 16 * MIB),
         ("HTTP_CHANNEL", "fast", "http_channel", "fast"),
         ("HTTP_CHANNEL", "Stock", "http_channel", "stock"),
+        ("DELIVERY", "sent", "delivery", "sent"),
+        ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
+        ("ON_TIMEOUT", "Hangup", "on_timeout", "hangup"),
         ("REQUEST_LOG", "all", "log_successes", True),
         ("REQUEST_LOG", "errors", "log_successes", False),
     ]
@@ -274,7 +278,7 @@ class ReadTests(ReadTestCase):
         ("TOKEN_MAP", ["a:b,c", "a:b,", "a:b|c,d"], "entry 2 must be user:token"),
         *(
             (name, ["2", "ja", "y", "-", "truee", "0.0"], "1/true/yes/on")
-            for name in ("ENFORCE_SSL", "KEEP_STRUCTURED_DATA")
+            for name in ("ENFORCE_SSL", "KEEP_STRUCTURED_DATA", "REQUIRE_MSG_COUNT")
         ),
         ("METADATA_ID", ["a b", "a=b", 'a"', "a]", "ä", "m" * 33, "a\x7f"], "32 print"),
         ("METADATA_ID", ["origin"], "must not be 'origin'"),
@@ -285,6 +289,7 @@ class ReadTests(ReadTestCase):
             for name in ("MAX_BODY_BYTES", "MAX_INFLIGHT_BYTES")
         ),
         ("MAX_INFLIGHT_BYTES", ["1", "16777215"], "MAX_BODY_BYTES"),
+        ("ON_TIMEOUT", ["hang up", "1"], "'respond' or 'hangup'"),
         ("REQUEST_LOG", ["none", "error", "1"], "'all' or 'errors'"),
         ("DELIVERY", ["on", "acked,sent", "1"], "'sent' or 'acked'"),
         ("DELIVERY", ["relp"], "FORWARD_DEST=relp://host:port"),

@@ -10,16 +10,18 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from logiss.answers import OK, Answer
-from logiss.guards import peer_address
-from logiss.pool import NotDelivered
+from logiss.answers import DUPLICATE, OK, Answer
+from logiss.guards import Post, peer_address
+from logiss.pool import NotDelivered, Payload
+from logiss.settings import Settings
 from logiss.site import LogsSite
-from logiss.web import LogsResource, answer_of
+from logiss.web import LogsResource, _Stamps, answer_of
 from tests.front import (
     PEER,
     TIMEOUT_SECONDS,
     Connection,
     Front,
+    basic,
     framed,
     message,
     request,
@@ -64,6 +66,7 @@ class RowTests(SynchronousTestCase):
             row.name,
         )
         self.assertEqual(answer.code, row.code, (row.name, answer))
+        self.assertEqual(answer.headers.get("logiss-delivery"), "sent", row.name)
         text = answer.body.decode()
         self.assertTrue(text.startswith(row.text), (row.name, text))
         if row.text:
@@ -325,6 +328,516 @@ class GoneTests(PostTestCase):
         )
 
 
+class SenderCountsTests(PostTestCase):
+    """What a sender says of its frames and its losses is compared and counted."""
+
+    MISMATCH = "count#log-iss.http.logs.msg-count.mismatch"
+    REPORT = (
+        b"<172>1 2013-06-07T13:17:49+00:00 host heroku logplex - Error L10 "
+        b"(output buffer overflow): 7 messages dropped since 2013-06-07T13:17:49"
+    )
+
+    def post(self, body: bytes = BODY, **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.connection.send(request(body, headers={"X-Request-ID": "abc", **named}))
+
+    def losses(self) -> tuple[int, int, int, int]:
+        metrics = self.front.metrics
+        return (
+            metrics.dropped_by_headers,
+            metrics.lost_by_headers,
+            metrics.dropped_by_frames,
+            metrics.lost_by_frames,
+        )
+
+    def test_mismatch(self) -> None:
+        """Another number is logged and counted, and forwarded all the same."""
+        self.post(Logplex_Msg_Count="3")
+        self.assertEqual(self.code(), 200)
+        (line,) = self.front.lines.having(self.MISMATCH)
+        self.assertEqual(
+            (line["stated"], line["found"], line["request_id"]), ("3", "2", "abc")
+        )
+        self.assertEqual(self.front.metrics.counts_mismatched, 1)
+        self.assertEqual(self.front.deliverer.octets, FORWARDED)
+
+    def test_required(self) -> None:
+        """Where it is required the post is refused, and nothing forwarded."""
+        self.use(Front(self.clock, require_msg_count=True))
+        self.post(Logplex_Msg_Count="3")
+        (answer,) = self.connection.answers()
+        self.assertEqual(answer.code, 400)
+        self.assertEqual(
+            answer.body,
+            b"Problem with body: Logplex-Msg-Count is 3, the body has 2 frames\n",
+        )
+        self.assertEqual(self.front.deliverer.payloads, [])
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        for count in ("2", "02"):
+            self.post(Logplex_Msg_Count=count)
+            self.assertEqual(self.code(), 200)
+
+    def test_no_number(self) -> None:
+        """What is not one to nine digits is as none."""
+        self.use(Front(self.clock, require_msg_count=True))
+        for count in ("", "x", "-2", "+3", "0x3", "3_0", "3 0", "1" * 10):
+            self.post(Logplex_Msg_Count=count, Logplex_Drop_Count=count)
+            self.assertEqual(self.code(), 200, count)
+        self.assertEqual(self.front.metrics.counts_mismatched, 0)
+        self.assertEqual(self.losses(), (0, 0, 0, 0))
+
+    def test_headers(self) -> None:
+        """Each name counts; several names are one number."""
+        for name in ("Logplex-Drop-Count", "Logshuttle-Drops", "Logplex-Drops"):
+            self.post(BODY, **{name: "5"})
+        for name in ("Logplex-Lost-Count", "Logshuttle-Lost", "Logplex-Lost"):
+            self.post(BODY, **{name: "4"})
+        self.assertEqual(self.losses(), (15, 12, 0, 0))
+        self.post(Logplex_Drop_Count="2", Logplex_Drops="2")
+        self.assertEqual(self.losses(), (17, 12, 0, 0))
+        lines = self.front.lines.having("count#log-iss.http.logs.headers.dropped", "2")
+        self.assertEqual([line["request_id"] for line in lines], ["abc"])
+
+    def test_frames(self) -> None:
+        """Frames count apart from headers; a duplicate does not count again."""
+        for _ in range(2):
+            self.post(
+                framed(self.REPORT),
+                Logplex_Drop_Count="7",
+                Logplex_Frame_Id=FRAME_ID,
+            )
+        self.assertEqual(self.losses(), (7, 0, 7, 0))
+        (line,) = self.front.lines.having("count#log-iss.http.logs.frames.dropped")
+        self.assertEqual(line["count#log-iss.http.logs.headers.dropped"], "7")
+        self.assertIn(b"] Error L10 ", self.front.deliverer.octets)
+
+    def test_none(self) -> None:
+        """A post that reports no loss has one line."""
+        self.post(Logplex_Drop_Count="0")
+        self.assertEqual(len(self.front.lines.pairs), 1)
+
+
+class HangupTests(PostTestCase):
+    """A log-shuttle is hung up on in place of what it would take for a loss."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.use(Front(self.clock, on_timeout="hangup"))
+        self.front.deliverer.at_once = False
+
+    def post(self, body: bytes = BODY, agent: str = "log-shuttle/0.18 (go1)") -> None:
+        self.connection.send(request(body, headers={"User-Agent": agent}))
+
+    def check_hung_up(self, code: int, text: str) -> None:
+        self.assertEqual(self.connection.transport.value(), b"")
+        self.assertFalse(self.connection.transport.connected)
+        (line,) = self.front.lines.having("post.code", str(code))
+        self.assertTrue(line["post.error"].startswith(text), line)
+        self.assertTrue(line["post.error"].endswith("; hung up without an answer"))
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_not_delivered(self) -> None:
+        """In place of a 504."""
+        self.post()
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.check_hung_up(504, "Problem delivering body: too slow")
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+
+    def test_draining(self) -> None:
+        """In place of a 503, on the headers or when the body is there."""
+        self.front.drain.begin(lambda: None)
+        self.post()
+        self.check_hung_up(503, "Shutting down")
+
+    def test_draining_since(self) -> None:
+        """Also where draining has begun behind the headers."""
+        octets = request(BODY, headers={"User-Agent": "log-shuttle/1"})
+        self.connection.send(octets[:-1])
+        self.front.drain.begin(lambda: None)
+        self.connection.send(octets[-1:])
+        self.check_hung_up(503, "Shutting down")
+
+    def test_too_busy(self) -> None:
+        """In place of a 503 for want of room."""
+        most = self.front.settings.max_inflight_bytes
+        self.front.logs.budget.reserve(most, 1)
+        self.post()
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.check_hung_up(503, "")
+        self.assertEqual(self.front.logs.budget.reserved_bytes, most)
+
+    def test_behind_an_answer(self) -> None:
+        """A pipelined answer before it is written, one behind it is not."""
+        octets = request(BODY, headers={"User-Agent": "log-shuttle/1"})
+        self.connection.send(octets * 3)
+        self.front.deliverer.waiters[0].callback(None)
+        self.front.deliverer.waiters[1].errback(NotDelivered("too slow"))
+        self.assertEqual(self.code(), 200)
+        self.assertFalse(self.connection.transport.connected)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_others(self) -> None:
+        """Other clients, and other statuses, are answered; so is all by default."""
+        self.post(agent="Logplex/1 log-shuttle")
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.assertEqual(self.code(), 504)
+        self.post(b"x")
+        self.assertEqual(self.code(), 400)
+        self.use(Front(self.clock))
+        self.front.drain.begin(lambda: None)
+        self.post()
+        self.assertEqual(self.code(), 503)
+
+
+FRAME_ID = "0123456789abcdef0123456789ABCDEF"
+
+
+def retried(
+    body: bytes = BODY, frame_id: str = FRAME_ID, **headers: str | None
+) -> bytes:
+    """A post of a drain, the same on each of its retries."""
+    return request(
+        body,
+        headers={
+            "Logplex-Frame-Id": frame_id,
+            "Logplex-Drain-Token": "d.1",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        },
+    )
+
+
+class RetriedTestCase(PostTestCase):
+    """A front whose deliveries end when the test says so."""
+
+    def use(self, front: Front) -> None:
+        super().use(front)
+        self.front.deliverer.at_once = False
+
+    def post(self, octets: bytes) -> Connection:
+        """Send a post on a connection of its own."""
+        connection = Connection(self.front.site(self.site))
+        connection.send(octets)
+        return connection
+
+    def check(self, connection: Connection, code: int, duplicate: bool = False) -> None:
+        (answer,) = connection.answers()
+        self.assertEqual(answer.code, code)
+        self.assertEqual(
+            answer.headers.get("logiss-duplicate"), "1" if duplicate else None
+        )
+
+    def deliver(self, number: int = -1) -> None:
+        self.front.deliverer.waiters[number].callback(None)
+
+    def check_forwarded(self, times: int) -> None:
+        self.assertEqual(len(self.front.deliverer.payloads), times)
+
+    def check_nothing_kept(self, keys: int = 0) -> None:
+        self.assertEqual(len(self.front.logs.retries), keys)
+        self.assertEqual(self.front.logs.budget.reserved_bytes, 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
+
+class RetriedTests(RetriedTestCase):
+    """A retry of a post is not forwarded while its first is, or was lately."""
+
+    def test_joins(self) -> None:
+        """While the first is in flight its retries share its 200."""
+        first, second, third = (self.post(retried()) for _ in range(3))
+        self.check_forwarded(1)
+        self.assertEqual(self.front.drain.inside, 3)
+        self.assertEqual(second.transport.value(), b"")
+        self.deliver()
+        self.check(first, 200)
+        self.check(second, 200, duplicate=True)
+        self.check(third, 200, duplicate=True)
+        self.check_nothing_kept(keys=1)
+        metrics = self.front.metrics
+        self.assertEqual(metrics.posts_joined, 2)
+        self.assertEqual(metrics.posts_remembered, 0)
+        self.assertEqual(metrics.posts_succeeded, 3)
+        self.assertEqual((metrics.frames_received, metrics.frames_delivered), (2, 2))
+
+    def test_joins_a_failure(self) -> None:
+        """They share its failure, too, and the next is a first one again."""
+        first, second = self.post(retried()), self.post(retried())
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.check(first, 504)
+        self.check(second, 504)
+        self.check_nothing_kept()
+        third = self.post(retried())
+        self.check_forwarded(2)
+        self.deliver()
+        self.check(third, 200)
+
+    def test_remembered(self) -> None:
+        """For 120 s from its delivery a retry is answered, and not forwarded."""
+        self.post(retried())
+        self.deliver()
+        self.clock.advance(119.9)
+        self.check(self.post(retried()), 200, duplicate=True)
+        self.check_forwarded(1)
+        self.assertEqual(self.front.metrics.posts_remembered, 1)
+        self.clock.advance(0.1)
+        late = self.post(retried())
+        self.check_forwarded(2)
+        self.deliver()
+        self.check(late, 200)
+
+    def test_another(self) -> None:
+        """Another id, drain or user is another post; without a drain as well."""
+        tokens = (("user", "a:token"), ("ada", "a:token"))
+        self.use(Front(self.clock, tokens=tokens))
+        posts = [
+            retried(),
+            retried(frame_id=FRAME_ID[:-1] + "0"),
+            retried(Logplex_Drain_Token="d.2"),
+            retried(Logplex_Drain_Token=None),
+            retried(Authorization=basic(user="ada")),
+        ]
+        connections = [self.post(octets) for octets in posts]
+        self.check_forwarded(len(posts))
+        for i, connection in enumerate(connections):
+            self.deliver(i)
+            self.check(connection, 200)
+        for octets in posts:
+            self.check(self.post(octets), 200, duplicate=True)
+
+    def test_ids_that_are_none(self) -> None:
+        """What is not 32 hex digits is no id."""
+        for frame_id in ("", "abc", FRAME_ID + "0", "x" * 32):
+            for _ in range(2):
+                connection = self.post(retried(frame_id=frame_id))
+                self.deliver()
+                self.check(connection, 200)
+        self.check_forwarded(8)
+        self.check_nothing_kept()
+
+    def test_body_may_differ(self) -> None:
+        """A retry is known before its body is looked at."""
+        self.post(retried())
+        self.deliver()
+        self.check(self.post(retried(b"not frames")), 200, duplicate=True)
+        gzipped = retried(b"not gzip", Content_Encoding="gzip")
+        self.check(self.post(gzipped), 200, duplicate=True)
+        self.assertEqual(self.front.metrics.frames_received, 2)
+
+    def test_behind_the_guards(self) -> None:
+        """What its headers refuse is refused, delivered or not."""
+        self.post(retried())
+        self.deliver()
+        self.check(self.post(retried(Authorization=None)), 401)
+        self.check(self.post(retried(Content_Encoding="br")), 415)
+        self.front.drain.begin(lambda: None)
+        self.check(self.post(retried()), 503)
+
+    def test_empty(self) -> None:
+        """An empty body is 200 as it is, and kept by no id."""
+        for _ in range(2):
+            self.check(self.post(retried(b"\n")), 200)
+        self.check_nothing_kept()
+
+    def test_refused_body(self) -> None:
+        """A post that is refused for its body is forgotten."""
+        self.check(self.post(retried(b"x")), 400)
+        self.check(self.post(retried(b"x", Content_Encoding="gzip")), 400)
+        self.check_nothing_kept()
+        self.post(retried())
+        self.check_forwarded(1)
+
+    def test_bug(self) -> None:
+        """So is one that an error in our own code has ended, wherever it is."""
+
+        def fail(payload: Payload) -> Deferred[None]:
+            raise ZeroDivisionError("oh")
+
+        deliverer = self.front.deliverer
+        waiter, deliverer.new_waiter = deliverer.new_waiter, fail
+        self.check(self.post(retried()), 500)
+        self.check_nothing_kept()
+        deliverer.new_waiter = waiter
+        stamps, self.front.logs._stamps = self.front.logs._stamps, _NoStamps()
+        self.check(self.post(retried()), 500)
+        self.check_nothing_kept()
+        self.front.logs._stamps = stamps
+        connection = self.post(retried())
+        self.deliver()
+        self.check(connection, 200)
+
+    def test_log(self) -> None:
+        """The line of a duplicate is that of a success, and says what it is."""
+        self.post(retried(X_Request_ID="abc"))
+        self.clock.advance(1)
+        self.post(retried(X_Request_ID="abc"))
+        self.clock.advance(1)
+        self.deliver()
+        self.post(retried(X_Request_ID="abc"))
+        success = "count#log-iss.http.logs.post.success"
+        wait = "measure#log-iss.http.logs.wait.duration"
+        told = [
+            (line.get("duplicate"), line[success], line[wait], line["request_id"])
+            for line in self.front.lines.pairs
+        ]
+        self.assertCountEqual(
+            told,
+            [
+                (None, "1", "2.000000s", "abc"),
+                ("1", "1", "1.000000s", "abc"),
+                ("1", "1", "0.000000s", "abc"),
+            ],
+        )
+
+    def test_of_its_own_connection(self) -> None:
+        """A retry pipelined behind its first is its duplicate."""
+        self.connection.send(retried() + retried())
+        self.deliver()
+        first, second = self.connection.answers()
+        self.assertEqual((first.code, second.code), (200, 200))
+        self.assertEqual(second.headers["logiss-duplicate"], "1")
+
+    def test_respond(self) -> None:
+        """Whoever waits for the outcome of a retry is given it."""
+        answers: list[Answer] = []
+        site = LogsSite(_Watching(self.front.logs, answers), self.clock, 1000)
+        connections = [Connection(site) for _ in range(2)]
+        for connection in connections:
+            connection.send(retried())
+        self.deliver()
+        self.assertCountEqual(answers, [OK, DUPLICATE])
+
+
+class _NoStamps(_Stamps):
+    """Fails just before the codec."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(deploy="test"))
+
+    def stamp(self, post: Post) -> bytes:
+        raise ZeroDivisionError("oh")
+
+
+class RetriedGoneTests(RetriedTestCase):
+    """What becomes of a post with a frame id when its clients go away."""
+
+    def test_alone(self) -> None:
+        """One that is not begun is withdrawn and forgotten."""
+        self.post(retried()).hang_up()
+        self.assertEqual(len(self.front.deliverer.cancelled), 1)
+        self.check_nothing_kept()
+        retry = self.post(retried())
+        self.check_forwarded(2)
+        self.deliver()
+        self.check(retry, 200)
+        self.assertEqual(len(self.front.lines.having("post.code", "499")), 1)
+
+    def test_begun(self) -> None:
+        """One that was begun goes on, and is joined by its retry."""
+        first = self.post(retried())
+        self.front.deliverer.payloads[0].begun_at = self.clock.seconds()
+        first.hang_up()
+        self.assertEqual(self.front.deliverer.cancelled, [])
+        self.assertEqual(self.front.drain.inside, 0)
+        self.assertGreater(self.front.logs.budget.reserved_bytes, 0)
+        retry = self.post(retried())
+        self.deliver()
+        self.check(retry, 200, duplicate=True)
+        self.check_forwarded(1)
+        self.check_nothing_kept(keys=1)
+
+    def test_begun_and_confirmed(self) -> None:
+        """Its retry after that is answered from memory."""
+        first = self.post(retried())
+        self.front.deliverer.payloads[0].begun_at = self.clock.seconds()
+        first.hang_up()
+        self.deliver()
+        self.check_nothing_kept(keys=1)
+        self.assertEqual(self.front.metrics.frames_delivered, 2)
+        self.check(self.post(retried()), 200, duplicate=True)
+        self.check_forwarded(1)
+        self.assertEqual(first.transport.value(), b"")
+
+    def test_begun_and_failed(self) -> None:
+        """Its retry after a failure is forwarded."""
+        first = self.post(retried())
+        self.front.deliverer.payloads[0].begun_at = self.clock.seconds()
+        first.hang_up()
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.check_nothing_kept()
+        self.assertEqual(len(self.front.lines.having("post.code", "499")), 1)
+        self.post(retried())
+        self.check_forwarded(2)
+
+    def test_joined(self) -> None:
+        """As long as a retry waits for it, it goes on."""
+        first, second = self.post(retried()), self.post(retried())
+        first.hang_up()
+        self.assertEqual(self.front.deliverer.cancelled, [])
+        self.deliver()
+        self.check(second, 200, duplicate=True)
+        self.check_nothing_kept(keys=1)
+
+    def test_all(self) -> None:
+        """When the last goes it is withdrawn."""
+        first, second = self.post(retried()), self.post(retried())
+        first.hang_up()
+        second.hang_up()
+        self.assertEqual(len(self.front.deliverer.cancelled), 1)
+        self.check_nothing_kept()
+        self.assertEqual(len(self.front.lines.having("post.code", "499")), 2)
+
+    def test_joiner(self) -> None:
+        """A retry that goes changes nothing for the first."""
+        first, second = self.post(retried()), self.post(retried())
+        second.hang_up()
+        self.assertEqual(self.front.drain.inside, 1)
+        self.deliver()
+        self.check(first, 200)
+        self.check_nothing_kept(keys=1)
+
+    def test_in_mid_body(self) -> None:
+        """A post whose body never came to its end is no attempt."""
+        connection = self.post(retried()[:-1])
+        self.assertEqual(len(self.front.logs.retries), 0)
+        connection.hang_up()
+        self.check_nothing_kept()
+
+    def test_waiting_for_room(self) -> None:
+        """The same before there is room for it: joined it goes on, alone not."""
+        most = self.front.settings.max_inflight_bytes
+        self.front.logs.budget.reserve(most, 1)
+        alone = self.post(retried(frame_id="a" * 32))
+        first, second = self.post(retried()), self.post(retried())
+        alone.hang_up()
+        first.hang_up()
+        self.assertEqual(len(self.front.logs.retries), 1)
+        self.front.logs.budget.release(most)
+        self.check_forwarded(1)
+        self.deliver()
+        self.check(second, 200, duplicate=True)
+        self.check_nothing_kept(keys=1)
+
+    def test_no_room(self) -> None:
+        """All are told when there never is any."""
+        self.front.logs.budget.reserve(self.front.settings.max_inflight_bytes, 1)
+        first, second = self.post(retried()), self.post(retried())
+        first.hang_up()
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.check(second, 503)
+        self.assertEqual(len(self.front.logs.retries), 0)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_while_draining(self) -> None:
+        """Who has joined is inside the drain, until it has its answer."""
+        first, second = self.post(retried()), self.post(retried())
+        emptied: list[bool] = []
+        self.front.drain.begin(lambda: emptied.append(True))
+        first.hang_up()
+        self.assertEqual(emptied, [])
+        self.deliver()
+        self.check(second, 200, duplicate=True)
+        self.assertEqual(emptied, [True])
+
+
 class StampTests(PostTestCase):
     """Headers and query decide what the frames are stamped with."""
 
@@ -568,6 +1081,66 @@ class EarlyTests(PostTestCase):
         self.assertFalse(self.connection.transport.connected)
 
 
+class LevelTests(SynchronousTestCase):
+    """Each answer says what a 200 means; that it does is in `RowTests`."""
+
+    def levels(
+        self, site: str, *posts: bytes, level: str | None = "relp"
+    ) -> list[tuple[int, str | None]]:
+        """The code and level of the answer to each post, on its own connection."""
+        front = Front(Clock(), level)
+        answers = []
+        for octets in posts:
+            connection = Connection(front.site(site))
+            connection.send(octets)
+            answers += connection.answers()
+        return [(a.code, a.headers.get("logiss-delivery")) for a in answers]
+
+    def test_of_the_deliverer(self) -> None:
+        """It is the deliverer's, on whatever channel, under whatever path."""
+        posts = [
+            request(BODY),
+            request(b"x"),
+            request(headers={"Authorization": None}),
+            request(path="/logs/x"),
+            request(path="/nope"),
+            request(path="/health"),
+            request(path="/ready"),
+        ]
+        codes = (200, 400, 401, 404, 404, 200, 200)
+        for site in SITES:
+            self.assertEqual(
+                self.levels(site, *posts), [(code, "relp") for code in codes], site
+            )
+            self.assertEqual(
+                self.levels(site, *posts, level=None),
+                [(code, None) for code in codes],
+                site,
+            )
+
+    def test_of_the_channel(self) -> None:
+        """What the channel answers by itself says so as well."""
+        posts = [
+            request(BODY, method="BREW"),
+            request(BODY, path="/" + "x" * 8192),
+            request(BODY, headers={"X": "x" * 16_384}),
+            request(BODY, headers={"Host": None}),
+            b"GET /\r\n\r\n",
+        ]
+        codes = (501, 414, 431, 400, 400)
+        self.assertEqual(
+            self.levels("channel", *posts), [(code, "relp") for code in codes]
+        )
+
+    def test_respond(self) -> None:
+        """So does one that an embedder writes."""
+        front = Front(Clock(), "acked")
+        connection = Connection(LogsSite(_Watching(front.logs, []), Clock(), 1000))
+        connection.send(request(BODY))
+        (answer,) = connection.answers()
+        self.assertEqual(answer.headers.get("logiss-delivery"), "acked")
+
+
 class AnswerOfTests(SynchronousTestCase):
     """One table turns errors into statuses."""
 
@@ -599,6 +1172,18 @@ class PeerAddressTests(SynchronousTestCase):
             self.assertEqual(peer_address(given), expected)
 
 
+class StockHangupTests(HangupTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class PlainHangupTests(HangupTests):
+    """The same on an embedder's own `Site`."""
+
+    site = "stock"
+
+
 class StockPostTests(PostTests):
     """The same on twisted.web's channel."""
 
@@ -606,6 +1191,18 @@ class StockPostTests(PostTests):
 
 
 class StockGoneTests(GoneTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockRetriedTests(RetriedTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockRetriedGoneTests(RetriedGoneTests):
     """The same on twisted.web's channel."""
 
     site = "logs"
