@@ -63,7 +63,7 @@ class RELPConnection(Connection):
         txnr, command, size = int(header[1]), header[2], int(header[3])
         if size > self.backend.message_bytes_max:
             self.backend.too_long += 1
-            self.end()
+            self.backend.on_too_long(self, txnr, b"")
             self._buffer = b""
             return False
         start = header.end() if size else header.end() - 1
@@ -142,8 +142,9 @@ class RELPBackend(Backend):
     """
     @ivar on_open: what to do when a session is opened.
     @ivar on_syslog: what to do with each syslog frame.
-    @ivar message_bytes_max: a longer message ends its session without a word.
-    @ivar too_long: how many have.
+    @ivar message_bytes_max: how long a message may be.
+    @ivar on_too_long: what to do with a longer one.
+    @ivar too_long: how many there were.
     """
 
     def __init__(self) -> None:
@@ -154,6 +155,7 @@ class RELPBackend(Backend):
         self.on_open: Callable[[Any], None] = accept
         self.on_syslog: Answering = confirm
         self.message_bytes_max = 131_072
+        self.on_too_long: Answering = eof
         self.too_long = 0
 
     @property

@@ -256,7 +256,8 @@ async def test_breaks_while_idle() -> None:
 @pytest_twisted.ensureDeferred
 @within(60)
 @pytest.mark.parametrize("before", [0, 200])
-async def test_frame_ends_sessions(before: int) -> None:
+@pytest.mark.parametrize("end", [relp.eof, relp.reset])
+async def test_frame_ends_sessions(end: relp.Answering, before: int) -> None:
     """
     A frame that ends two sessions in a row fails its POST; what is posted with it
     passes.
@@ -265,6 +266,7 @@ async def test_frame_ends_sessions(before: int) -> None:
     good = [f"good{i}" for i in range(10)]
     async with listening(RELPBackend()) as backend:
         backend.message_bytes_max = 10_000
+        backend.on_too_long = end
         async with (
             running(
                 backend.destination, forward_count=2, delivery_timeout_seconds=20.0
