@@ -256,7 +256,7 @@ async def test_breaks_while_idle() -> None:
 @pytest_twisted.ensureDeferred
 @within(60)
 @pytest.mark.parametrize("before", [0, 200])
-@pytest.mark.parametrize("end", [relp.eof, relp.reset])
+@pytest.mark.parametrize("end", [relp.eof, relp.reset, relp.serverclose])
 async def test_frame_ends_sessions(end: relp.Answering, before: int) -> None:
     """
     A frame that ends two sessions in a row fails its POST; what is posted with it

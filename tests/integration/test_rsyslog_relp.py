@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from logiss.pool import NotDelivered
 from logiss.relp import MESSAGE_BYTES_MAX
 from logiss.settings import Destination
 from tests.integration.backends import (
@@ -257,6 +258,34 @@ async def test_restarted(rsyslogd: Rsyslogd) -> None:
         for msgs in posts.values():
             mine = _stored(msgs)
             assert [r for r in first if r in set(mine)] == mine
+
+
+@pytest_twisted.ensureDeferred
+@within(60)
+async def test_too_long_for_it(program: str, tmp_path: Path) -> None:
+    """A message that rsyslogd will not take fails its POST, and none beside it."""
+    daemon = Rsyslogd(program, tmp_path, size="8k")
+    long = [message("long", 0, 50_000)]
+    try:
+        async with running(
+            Destination("127.0.0.1", daemon.port, "relp"),
+            forward_count=1,
+            delivery_timeout_seconds=20.0,
+        ) as house:
+            await house.connected(1)
+            # All three leave in one write.
+            before = house.deliver(messages("before", 3))
+            refused = house.deliver(long)
+            behind = house.deliver(messages("behind", 3))
+            with pytest.raises(NotDelivered, match="2 sessions in a row have ended"):
+                await refused
+            await before
+            await behind
+            stored = _stored([*messages("before", 3), *messages("behind", 3)])
+            assert daemon.records == stored
+            assert len(house.counted("forwarder.disconnect.success")) == 2
+    finally:
+        daemon.stop()
 
 
 @pytest_twisted.ensureDeferred
