@@ -7,7 +7,6 @@ What they do with a frame is a function of the session, its txnr and its message
 """
 
 import re
-import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -236,9 +235,6 @@ def eof(session: RELPConnection, txnr: int, message: bytes) -> None:
 def reset(session: RELPConnection, txnr: int, message: bytes) -> None:
     session.flush()
     session.mute = True
-    session.transport.getHandle().setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
-    )
     session.transport.abortConnection()
 
 
