@@ -1,0 +1,98 @@
+/* relp_sink: takes RELP sessions on a loopback port, answers 200 to each syslog frame
+   and forgets it.  relp_sink PORT */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { IN = 1 << 20, OUT = 2 * IN, ANSWER = 128 };
+#define OFFERS "200 OK\nrelp_version=0\nrelp_software=relp_sink\ncommands=syslog"
+
+/* A number before `end`, behind which *at stands; -1 when there is more to come, -2
+   when it is none. */
+static long number(const char **at, const char *end) {
+    const char *first = *at;
+    long n = 0;
+    for (; *at < end && **at >= '0' && **at <= '9'; ++*at) {
+        n = n * 10 + **at - '0';
+        if (*at - first == 9) return -2;
+    }
+    return *at == end ? -1 : *at == first ? -2 : n;
+}
+
+/* The answer to the frame at *at, behind which *at stands then; its length, 0 when the
+   frame has more to come, -1 when it ends the session. */
+static int take(const char **at, const char *end, char *answer, int *closes) {
+    const char *p = *at, *command;
+    long txnr = number(&p, end), size;
+    if (txnr < 0) return txnr == -1 ? 0 : -1;
+    if (*p++ != ' ') return -1;
+    command = p;
+    if (!(p = memchr(p, ' ', end - p))) return end - command > 32 ? -1 : 0;
+    long length = p++ - command;
+    if ((size = number(&p, end)) < 0) return size == -1 ? 0 : -1;
+    if (size && *p++ != ' ') return -1;
+    if (size >= IN / 2) return -1;
+    if (end - p <= size) return 0;
+    if (p[size] != '\n') return -1;
+    *at = p + size + 1;
+    if (length == 6 && !memcmp(command, "syslog", 6))
+        return sprintf(answer, "%ld rsp 6 200 OK\n", txnr);
+    if (length == 4 && !memcmp(command, "open", 4))
+        return sprintf(answer, "%ld rsp %zu %s\n", txnr, sizeof OFFERS - 1, OFFERS);
+    if (length != 5 || memcmp(command, "close", 5)) return -1;
+    *closes = 1;
+    return sprintf(answer, "%ld rsp 0\n0 serverclose 0\n", txnr);
+}
+
+static int send_all(int fd, const char *octets, long size) {
+    while (size > 0) {
+        long sent = send(fd, octets, size, MSG_NOSIGNAL);
+        if (sent <= 0) return 0;
+        octets += sent;
+        size -= sent;
+    }
+    return 1;
+}
+
+static void *serve(void *fd_) {
+    int fd = (int)(long)fd_, closes = 0, answered = 0;
+    char *in = malloc(IN), *out = malloc(OUT);
+    long kept = 0, got;
+    while (in && out && !closes && answered >= 0 &&
+           (got = recv(fd, in + kept, IN - kept, 0)) > 0) {
+        const char *at = in, *end = in + kept + got;
+        long written = 0;
+        /* No answer but the one to open is twice as long as its frame. */
+        while (!closes && written < OUT - ANSWER &&
+               (answered = take(&at, end, out + written, &closes)) > 0)
+            written += answered;
+        if (!send_all(fd, out, written)) break;
+        kept = end - at;
+        memmove(in, at, kept);
+    }
+    free(in);
+    free(out);
+    close(fd);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) return 2;
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
+    here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (bind(listener, (void *)&here, sizeof here) || listen(listener, 64)) return 1;
+    for (;;) {
+        pthread_t thread;
+        long fd = accept(listener, 0, 0);
+        if (fd >= 0 && !pthread_create(&thread, 0, serve, (void *)fd)) pthread_detach(thread);
+    }
+}
