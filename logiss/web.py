@@ -55,6 +55,8 @@ class WrongCount(Exception):
     """The body does not have the number of frames that its sender says."""
 
 
+_NOTHING_LOST = (0, 0)
+
 # What a hang-up may take the place of.
 _TRY_AGAIN = (http.SERVICE_UNAVAILABLE, http.GATEWAY_TIMEOUT)
 _RETRY = ((b"retry-after", b"1"),)
@@ -126,6 +128,7 @@ class _Serving(Post):
     @ivar waiting: what it waits for: room, or its delivery.
     @ivar answered: fires with the answer, for a caller of `respond` who writes it.
     @ivar attempt: what a retry of it joins, when it has a frame id.
+    @ivar reported: what its frames say was dropped and lost before it.
     """
 
     __slots__ = (
@@ -137,6 +140,7 @@ class _Serving(Post):
         "frames",
         "payload",
         "received_at",
+        "reported",
         "reserved_bytes",
         "waiting",
     )
@@ -151,6 +155,7 @@ class _Serving(Post):
         self.frames = 0
         self.payload: Payload | None = None
         self.received_at = started_at
+        self.reported = _NOTHING_LOST
         self.reserved_bytes = 0
         self.waiting: Deferred[None] | None = None
 
@@ -391,7 +396,8 @@ class LogsResource(Resource):
         if batch.was_cut:
             self._count_cuts(post, batch)
         self._check_count(post)
-        self._count_losses(post, batch)
+        if batch.dropped or batch.lost:
+            post.reported = batch.dropped, batch.lost
         post.delivery_started_at = now = self._seconds()
         post.fixer_seconds = now - started_at
         if not batch.frames:
@@ -432,8 +438,12 @@ class LogsResource(Resource):
                 f"Logplex-Msg-Count is {stated}, the body has {post.frames} frames"
             )
 
-    def _count_losses(self, post: _Serving, batch: frames.Batch) -> None:
-        """Count what the sender has dropped and lost before, as it reports it."""
+    def _count_losses(self, post: _Serving) -> None:
+        """
+        Count what the sender has dropped and lost before, as it reports it. Not until
+        the post is delivered: a sender that reads no 200 reports the same again, and
+        logplex all of it in each post until one is answered so.
+        """
         dropped = lost = 0
         values = post.values
         if any(map(values, _LOSS_HEADERS)):
@@ -441,14 +451,15 @@ class LogsResource(Resource):
                 max(_largest(values(name)) or 0 for name in names)
                 for names in (_DROPPED, _LOST)
             )
-        if not (dropped or lost or batch.dropped or batch.lost):
+        reported = post.reported
+        if not (dropped or lost) and reported is _NOTHING_LOST:
             return
         metrics = self.metrics
         metrics.dropped_by_headers += dropped
         metrics.lost_by_headers += lost
-        metrics.dropped_by_frames += batch.dropped
-        metrics.lost_by_frames += batch.lost
-        self._events.losses_reported(post, (dropped, lost), (batch.dropped, batch.lost))
+        metrics.dropped_by_frames += reported[0]
+        metrics.lost_by_frames += reported[1]
+        self._events.losses_reported(post, (dropped, lost), reported)
 
     def _count_cuts(self, post: _Serving, batch: frames.Batch) -> None:
         metrics = self.metrics
@@ -470,6 +481,7 @@ class LogsResource(Resource):
 
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
+        self._count_losses(post)
         self.metrics.frames_delivered += post.frames
         self._succeed(post, OK)
 

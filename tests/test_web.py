@@ -411,6 +411,35 @@ class SenderCountsTests(PostTestCase):
         self.assertEqual(line["count#log-iss.http.logs.headers.dropped"], "7")
         self.assertIn(b"] Error L10 ", self.front.deliverer.octets)
 
+    def test_once_delivered(self) -> None:
+        """
+        What is reported again because the post was not delivered counts once: logplex
+        reports all of it until a post is.
+        """
+        self.front.deliverer.at_once = False
+        for i in range(3):
+            self.post(framed(self.REPORT), Logplex_Lost_Count="5")
+            self.assertEqual(self.losses(), (0, 0, 0, 0))
+            if i < 2:
+                self.front.deliverer.waiters[i].errback(NotDelivered("too slow"))
+                self.assertEqual(self.code(), 504)
+        self.front.deliverer.waiters[2].callback(None)
+        self.assertEqual(self.losses(), (0, 5, 7, 0))
+        self.assertEqual(
+            len(self.front.lines.having("count#log-iss.http.logs.frames.dropped")), 1
+        )
+
+    def test_refused(self) -> None:
+        """Nor does it count in a post that is refused."""
+        self.post(framed(self.REPORT) + b"x", Logplex_Lost_Count="5")
+        self.assertEqual(self.code(), 400)
+        self.assertEqual(self.losses(), (0, 0, 0, 0))
+
+    def test_empty(self) -> None:
+        """Headers count in a post of no frames as well."""
+        self.post(b"", Logplex_Lost_Count="5")
+        self.assertEqual(self.losses(), (0, 5, 0, 0))
+
     def test_none(self) -> None:
         """A post that reports no loss has one line."""
         self.post(Logplex_Drop_Count="0")
