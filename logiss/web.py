@@ -309,6 +309,7 @@ class LogsResource(Resource):
         try:
             body = self._take_body(post.request)
             if not body or body.isspace():
+                self._check_count(post)
                 self._delivered(None, post)
                 return
             post.received_at = self._seconds()
@@ -523,7 +524,8 @@ class LogsResource(Resource):
         if answer.code not in _TRY_AGAIN or self._settings.on_timeout != "hangup":
             return answer
         agents = post.values(b"user-agent")
-        if not agents or not agents[0].startswith(b"log-shuttle"):
+        is_post = post.request.method == b"POST"
+        if not is_post or not agents or not agents[0].startswith(b"log-shuttle"):
             return answer
         error = f"{answer.error or answer.text}; hung up without an answer"
         return evolve(answer, hangs_up=True, error=error)

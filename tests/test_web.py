@@ -377,6 +377,20 @@ class SenderCountsTests(PostTestCase):
             self.post(Logplex_Msg_Count=count)
             self.assertEqual(self.code(), 200)
 
+    def test_no_frames(self) -> None:
+        """A body of which nothing was left does not fit a number either."""
+        for body in (b"", b"\n"):
+            self.post(body, Logplex_Msg_Count="0")
+            self.assertEqual(self.code(), 200)
+        self.assertEqual(self.front.lines.having(self.MISMATCH), [])
+        self.post(b"", Logplex_Msg_Count="3")
+        self.assertEqual(self.code(), 200)
+        (line,) = self.front.lines.having(self.MISMATCH)
+        self.assertEqual((line["stated"], line["found"]), ("3", "0"))
+        self.use(Front(self.clock, require_msg_count=True))
+        self.post(b"", Logplex_Msg_Count="3")
+        self.assertEqual(self.code(), 400)
+
     def test_no_number(self) -> None:
         """What is not one to nine digits is as none."""
         self.use(Front(self.clock, require_msg_count=True))
@@ -506,12 +520,18 @@ class HangupTests(PostTestCase):
         self.assertEqual(self.front.drain.inside, 0)
 
     def test_others(self) -> None:
-        """Other clients, and other statuses, are answered; so is all by default."""
+        """
+        Other clients, statuses and methods are answered; so is all by default.
+        """
         self.post(agent="Logplex/1 log-shuttle")
         self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
         self.assertEqual(self.code(), 504)
         self.post(b"x")
         self.assertEqual(self.code(), 400)
+        self.front.drain.begin(lambda: None)
+        agent: dict[str, str | None] = {"User-Agent": "log-shuttle/1"}
+        self.connection.send(request(BODY, method="PUT", headers=agent))
+        self.assertEqual(self.code(), 503)
         self.use(Front(self.clock))
         self.front.drain.begin(lambda: None)
         self.post()
@@ -1232,6 +1252,12 @@ class StockRetriedTests(RetriedTests):
 
 
 class StockRetriedGoneTests(RetriedGoneTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockSenderCountsTests(SenderCountsTests):
     """The same on twisted.web's channel."""
 
     site = "logs"
