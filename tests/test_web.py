@@ -1,6 +1,7 @@
 """The front door, in memory: every row of its table, and what no table can say."""
 
 import gzip
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -425,6 +426,13 @@ class SenderCountsTests(PostTestCase):
         self.assertEqual(line["count#log-iss.http.logs.headers.dropped"], "7")
         self.assertIn(b"] Error L10 ", self.front.deliverer.octets)
 
+    def test_frames_alone(self) -> None:
+        """They count without a header, too."""
+        self.post(framed(self.REPORT, self.REPORT))
+        self.assertEqual(self.losses(), (0, 0, 14, 0))
+        (line,) = self.front.lines.having("count#log-iss.http.logs.frames.dropped")
+        self.assertNotIn("count#log-iss.http.logs.headers.dropped", line)
+
     def test_once_delivered(self) -> None:
         """
         What is reported again because the post was not delivered counts once: logplex
@@ -517,6 +525,21 @@ class HangupTests(PostTestCase):
         self.front.deliverer.waiters[1].errback(NotDelivered("too slow"))
         self.assertEqual(self.code(), 200)
         self.assertFalse(self.connection.transport.connected)
+        self.assertEqual(self.front.drain.inside, 0)
+
+    def test_not_reading(self) -> None:
+        """Of a client that has not read what was before, nothing is inside either."""
+        closing: list[bool] = []
+        transport: Any = self.connection.transport
+        lose, transport.loseConnection = (
+            transport.loseConnection,
+            lambda: closing.append(True),
+        )
+        self.post()
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.assertEqual(closing, [True])
+        self.assertEqual(self.front.drain.inside, 0)
+        lose()
         self.assertEqual(self.front.drain.inside, 0)
 
     def test_others(self) -> None:
