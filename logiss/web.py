@@ -309,7 +309,8 @@ class LogsResource(Resource):
         try:
             body = self._take_body(post.request)
             if not body or body.isspace():
-                self._check_count(post)
+                if post.values(_MSG_COUNT) is not None:
+                    self._check_count(post)
                 self._delivered(None, post)
                 return
             post.received_at = self._seconds()
@@ -396,7 +397,8 @@ class LogsResource(Resource):
         self.metrics.frames_received += batch.frames
         if batch.was_cut:
             self._count_cuts(post, batch)
-        self._check_count(post)
+        if post.values(_MSG_COUNT) is not None:
+            self._check_count(post)
         if batch.dropped or batch.lost:
             post.reported = batch.dropped, batch.lost
         post.delivery_started_at = now = self._seconds()
@@ -429,7 +431,7 @@ class LogsResource(Resource):
 
         @raise WrongCount: they are others, and that is not to be forwarded.
         """
-        stated = _largest(post.values(b"logplex-msg-count"))
+        stated = _largest(post.values(_MSG_COUNT))
         if stated is None or stated == post.frames:
             return
         self.metrics.counts_mismatched += 1
@@ -445,14 +447,11 @@ class LogsResource(Resource):
         the post is delivered: a sender that reads no 200 reports the same again, and
         logplex all of it in each post until one is answered so.
         """
-        dropped = lost = 0
-        values = post.values
-        if any(map(values, _LOSS_HEADERS)):
-            dropped, lost = (
-                max(_largest(values(name)) or 0 for name in names)
-                for names in (_DROPPED, _LOST)
-            )
-        reported = post.reported
+        values, reported = post.values, post.reported
+        dropped, lost = (
+            max(_largest(values(name)) or 0 for name in names)
+            for names in (_DROPPED, _LOST)
+        )
         if not (dropped or lost) and reported is _NOTHING_LOST:
             return
         metrics = self.metrics
@@ -482,7 +481,8 @@ class LogsResource(Resource):
 
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
-        self._count_losses(post)
+        if post.reported is not _NOTHING_LOST or any(map(post.values, _LOSS_HEADERS)):
+            self._count_losses(post)
         self.metrics.frames_delivered += post.frames
         self._succeed(post, OK)
 
@@ -572,6 +572,7 @@ def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:
     return frames.BodyTooLarge(f"more than {settings.max_body_bytes} bytes on the wire")
 
 
+_MSG_COUNT = b"logplex-msg-count"
 # The names that versions of senders have for the same number: the largest counts.
 _DROPPED = (b"logplex-drop-count", b"logshuttle-drops", b"logplex-drops")
 _LOST = (b"logplex-lost-count", b"logshuttle-lost", b"logplex-lost")
