@@ -7,6 +7,8 @@ secrets.
 """
 
 from attrs import frozen
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.server import Request
 from zope.interface import Interface
@@ -40,6 +42,8 @@ class Answer:
             return
         if self.hangs_up:
             request.loseConnection()
+            # The client may take long to read what was answered before, or for ever.
+            request.connectionLost(Failure(ConnectionDone()))
             return
         body = self.body()
         request.setResponseCode(self.code)

@@ -55,6 +55,8 @@ class WrongCount(Exception):
     """The body does not have the number of frames that its sender says."""
 
 
+_NOTHING_LOST = (0, 0)
+
 # What a hang-up may take the place of.
 _TRY_AGAIN = (http.SERVICE_UNAVAILABLE, http.GATEWAY_TIMEOUT)
 _RETRY = ((b"retry-after", b"1"),)
@@ -126,6 +128,7 @@ class _Serving(Post):
     @ivar waiting: what it waits for: room, or its delivery.
     @ivar answered: fires with the answer, for a caller of `respond` who writes it.
     @ivar attempt: what a retry of it joins, when it has a frame id.
+    @ivar reported: what its frames say was dropped and lost before it.
     """
 
     __slots__ = (
@@ -137,6 +140,7 @@ class _Serving(Post):
         "frames",
         "payload",
         "received_at",
+        "reported",
         "reserved_bytes",
         "waiting",
     )
@@ -151,6 +155,7 @@ class _Serving(Post):
         self.frames = 0
         self.payload: Payload | None = None
         self.received_at = started_at
+        self.reported = _NOTHING_LOST
         self.reserved_bytes = 0
         self.waiting: Deferred[None] | None = None
 
@@ -304,6 +309,8 @@ class LogsResource(Resource):
         try:
             body = self._take_body(post.request)
             if not body or body.isspace():
+                if post.values(_MSG_COUNT) is not None:
+                    self._check_count(post)
                 self._delivered(None, post)
                 return
             post.received_at = self._seconds()
@@ -390,8 +397,10 @@ class LogsResource(Resource):
         self.metrics.frames_received += batch.frames
         if batch.was_cut:
             self._count_cuts(post, batch)
-        self._check_count(post)
-        self._count_losses(post, batch)
+        if post.values(_MSG_COUNT) is not None:
+            self._check_count(post)
+        if batch.dropped or batch.lost:
+            post.reported = batch.dropped, batch.lost
         post.delivery_started_at = now = self._seconds()
         post.fixer_seconds = now - started_at
         if not batch.frames:
@@ -422,7 +431,7 @@ class LogsResource(Resource):
 
         @raise WrongCount: they are others, and that is not to be forwarded.
         """
-        stated = _largest(post.values(b"logplex-msg-count"))
+        stated = _largest(post.values(_MSG_COUNT))
         if stated is None or stated == post.frames:
             return
         self.metrics.counts_mismatched += 1
@@ -432,23 +441,25 @@ class LogsResource(Resource):
                 f"Logplex-Msg-Count is {stated}, the body has {post.frames} frames"
             )
 
-    def _count_losses(self, post: _Serving, batch: frames.Batch) -> None:
-        """Count what the sender has dropped and lost before, as it reports it."""
-        dropped = lost = 0
-        values = post.values
-        if any(map(values, _LOSS_HEADERS)):
-            dropped, lost = (
-                max(_largest(values(name)) or 0 for name in names)
-                for names in (_DROPPED, _LOST)
-            )
-        if not (dropped or lost or batch.dropped or batch.lost):
+    def _count_losses(self, post: _Serving) -> None:
+        """
+        Count what the sender has dropped and lost before, as it reports it. Not until
+        the post is delivered: a sender that reads no 200 reports the same again, and
+        logplex all of it in each post until one is answered so.
+        """
+        values, reported = post.values, post.reported
+        dropped, lost = (
+            max(_largest(values(name)) or 0 for name in names)
+            for names in (_DROPPED, _LOST)
+        )
+        if not (dropped or lost) and reported is _NOTHING_LOST:
             return
         metrics = self.metrics
         metrics.dropped_by_headers += dropped
         metrics.lost_by_headers += lost
-        metrics.dropped_by_frames += batch.dropped
-        metrics.lost_by_frames += batch.lost
-        self._events.losses_reported(post, (dropped, lost), (batch.dropped, batch.lost))
+        metrics.dropped_by_frames += reported[0]
+        metrics.lost_by_frames += reported[1]
+        self._events.losses_reported(post, (dropped, lost), reported)
 
     def _count_cuts(self, post: _Serving, batch: frames.Batch) -> None:
         metrics = self.metrics
@@ -470,6 +481,8 @@ class LogsResource(Resource):
 
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
+        if post.reported is not _NOTHING_LOST or any(map(post.values, _LOSS_HEADERS)):
+            self._count_losses(post)
         self.metrics.frames_delivered += post.frames
         self._succeed(post, OK)
 
@@ -511,7 +524,8 @@ class LogsResource(Resource):
         if answer.code not in _TRY_AGAIN or self._settings.on_timeout != "hangup":
             return answer
         agents = post.values(b"user-agent")
-        if not agents or not agents[0].startswith(b"log-shuttle"):
+        is_post = post.request.method == b"POST"
+        if not is_post or not agents or not agents[0].startswith(b"log-shuttle"):
             return answer
         error = f"{answer.error or answer.text}; hung up without an answer"
         return evolve(answer, hangs_up=True, error=error)
@@ -558,6 +572,7 @@ def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:
     return frames.BodyTooLarge(f"more than {settings.max_body_bytes} bytes on the wire")
 
 
+_MSG_COUNT = b"logplex-msg-count"
 # The names that versions of senders have for the same number: the largest counts.
 _DROPPED = (b"logplex-drop-count", b"logshuttle-drops", b"logplex-drops")
 _LOST = (b"logplex-lost-count", b"logshuttle-lost", b"logplex-lost")

@@ -638,6 +638,11 @@ class ReportsTests(TwinTestCase):
             following = whole[end:] + b" a b c d e f"
             body = b"%d %b" % (end, whole[:end]) + counted(following)
             self.assertEqual(self.rewrite(body, ORIGIN).dropped, 0)
+        # Not even with its length for the number.
+        begun = (self.LOGPLEX + self.L10).partition(b"%b")[0]
+        body = counted(begun, b"messages dropped since a b c d")
+        self.assertIn(b": 30 messages dropped since ", body)
+        self.assertEqual(self.rewrite(body, ORIGIN).dropped, 0)
 
     def test_odd_header(self) -> None:
         """It is one as well where another field had to be mended."""

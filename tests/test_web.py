@@ -1,6 +1,7 @@
 """The front door, in memory: every row of its table, and what no table can say."""
 
 import gzip
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -377,6 +378,20 @@ class SenderCountsTests(PostTestCase):
             self.post(Logplex_Msg_Count=count)
             self.assertEqual(self.code(), 200)
 
+    def test_no_frames(self) -> None:
+        """A body of which nothing was left does not fit a number either."""
+        for body in (b"", b"\n"):
+            self.post(body, Logplex_Msg_Count="0")
+            self.assertEqual(self.code(), 200)
+        self.assertEqual(self.front.lines.having(self.MISMATCH), [])
+        self.post(b"", Logplex_Msg_Count="3")
+        self.assertEqual(self.code(), 200)
+        (line,) = self.front.lines.having(self.MISMATCH)
+        self.assertEqual((line["stated"], line["found"]), ("3", "0"))
+        self.use(Front(self.clock, require_msg_count=True))
+        self.post(b"", Logplex_Msg_Count="3")
+        self.assertEqual(self.code(), 400)
+
     def test_no_number(self) -> None:
         """What is not one to nine digits is as none."""
         self.use(Front(self.clock, require_msg_count=True))
@@ -410,6 +425,42 @@ class SenderCountsTests(PostTestCase):
         (line,) = self.front.lines.having("count#log-iss.http.logs.frames.dropped")
         self.assertEqual(line["count#log-iss.http.logs.headers.dropped"], "7")
         self.assertIn(b"] Error L10 ", self.front.deliverer.octets)
+
+    def test_frames_alone(self) -> None:
+        """They count without a header, too."""
+        self.post(framed(self.REPORT, self.REPORT))
+        self.assertEqual(self.losses(), (0, 0, 14, 0))
+        (line,) = self.front.lines.having("count#log-iss.http.logs.frames.dropped")
+        self.assertNotIn("count#log-iss.http.logs.headers.dropped", line)
+
+    def test_once_delivered(self) -> None:
+        """
+        What is reported again because the post was not delivered counts once: logplex
+        reports all of it until a post is.
+        """
+        self.front.deliverer.at_once = False
+        for i in range(3):
+            self.post(framed(self.REPORT), Logplex_Lost_Count="5")
+            self.assertEqual(self.losses(), (0, 0, 0, 0))
+            if i < 2:
+                self.front.deliverer.waiters[i].errback(NotDelivered("too slow"))
+                self.assertEqual(self.code(), 504)
+        self.front.deliverer.waiters[2].callback(None)
+        self.assertEqual(self.losses(), (0, 5, 7, 0))
+        self.assertEqual(
+            len(self.front.lines.having("count#log-iss.http.logs.frames.dropped")), 1
+        )
+
+    def test_refused(self) -> None:
+        """Nor does it count in a post that is refused."""
+        self.post(framed(self.REPORT) + b"x", Logplex_Lost_Count="5")
+        self.assertEqual(self.code(), 400)
+        self.assertEqual(self.losses(), (0, 0, 0, 0))
+
+    def test_empty(self) -> None:
+        """Headers count in a post of no frames as well."""
+        self.post(b"", Logplex_Lost_Count="5")
+        self.assertEqual(self.losses(), (0, 5, 0, 0))
 
     def test_none(self) -> None:
         """A post that reports no loss has one line."""
@@ -476,13 +527,34 @@ class HangupTests(PostTestCase):
         self.assertFalse(self.connection.transport.connected)
         self.assertEqual(self.front.drain.inside, 0)
 
+    def test_not_reading(self) -> None:
+        """Of a client that has not read what was before, nothing is inside either."""
+        closing: list[bool] = []
+        transport: Any = self.connection.transport
+        lose, transport.loseConnection = (
+            transport.loseConnection,
+            lambda: closing.append(True),
+        )
+        self.post()
+        self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
+        self.assertEqual(closing, [True])
+        self.assertEqual(self.front.drain.inside, 0)
+        lose()
+        self.assertEqual(self.front.drain.inside, 0)
+
     def test_others(self) -> None:
-        """Other clients, and other statuses, are answered; so is all by default."""
+        """
+        Other clients, statuses and methods are answered; so is all by default.
+        """
         self.post(agent="Logplex/1 log-shuttle")
         self.front.deliverer.waiters[0].errback(NotDelivered("too slow"))
         self.assertEqual(self.code(), 504)
         self.post(b"x")
         self.assertEqual(self.code(), 400)
+        self.front.drain.begin(lambda: None)
+        agent: dict[str, str | None] = {"User-Agent": "log-shuttle/1"}
+        self.connection.send(request(BODY, method="PUT", headers=agent))
+        self.assertEqual(self.code(), 503)
         self.use(Front(self.clock))
         self.front.drain.begin(lambda: None)
         self.post()
@@ -1203,6 +1275,12 @@ class StockRetriedTests(RetriedTests):
 
 
 class StockRetriedGoneTests(RetriedGoneTests):
+    """The same on twisted.web's channel."""
+
+    site = "logs"
+
+
+class StockSenderCountsTests(SenderCountsTests):
     """The same on twisted.web's channel."""
 
     site = "logs"

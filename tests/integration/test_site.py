@@ -7,6 +7,7 @@ import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
+from logiss.pool import NotDelivered
 from tests.front import Front, framed, message, request, stamped
 from tests.http_rows import BODY, ROWS, SITES, Row
 from tests.integration.clients import connect, until
@@ -108,5 +109,64 @@ async def test_many_on_one_connection(site: str) -> None:
         )
         client.hang_up()
         await client.closed
+    finally:
+        await port.stopListening()
+
+
+SHUTTLE: dict[str, str | None] = {"User-Agent": "log-shuttle/0.18.0 (go1.17)"}
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest_twisted.ensureDeferred
+async def test_hung_up(site: str) -> None:
+    """
+    A log-shuttle in place of whose 504 its connection ends reads what was answered
+    before, then the end of the stream; other clients read their status.
+    """
+    front = Front(reactor, on_timeout="hangup")
+    front.deliverer.at_once = False
+    port = reactor.listenTCP(0, front.site(site), interface=ADDRESS)
+    try:
+        shuttle = await connect(reactor, port.getHost().port)
+        shuttle.send(request(BODY, headers=SHUTTLE) * 2)
+        waiters = front.deliverer.waiters
+        await until(reactor, lambda: len(waiters) == 1)
+        other = await connect(reactor, port.getHost().port)
+        other.send(request(BODY))
+        await until(reactor, lambda: len(waiters) == 2)
+        waiters[0].callback(None)
+        await until(reactor, lambda: len(waiters) == 3)
+        for waiter in waiters[1:]:
+            waiter.errback(NotDelivered("too slow"))
+        assert (await shuttle.answer()).code == 200
+        await shuttle.closed
+        assert shuttle.received == b""
+        assert (await other.answer()).code == 504
+        assert not other.is_closed
+        await until(reactor, lambda: front.drain.inside == 0)
+        assert front.logs.budget.reserved_bytes == 0
+        assert len(front.lines.having("post.code", "504")) == 2
+        other.hang_up()
+        await other.closed
+    finally:
+        await port.stopListening()
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest_twisted.ensureDeferred
+async def test_hung_up_while_draining(site: str) -> None:
+    """In place of ``Shutting down``, too, and nobody is left inside."""
+    front = Front(reactor, on_timeout="hangup")
+    port = reactor.listenTCP(0, front.site(site), interface=ADDRESS)
+    try:
+        client = await connect(reactor, port.getHost().port)
+        client.send(request(BODY, headers=SHUTTLE))
+        assert (await client.answer()).code == 200
+        front.drain.begin(lambda: None)
+        client.send(request(BODY, headers=SHUTTLE))
+        await client.closed
+        assert client.received == b""
+        assert front.lines.having("post.code", "503")
+        assert front.drain.inside == 0
     finally:
         await port.stopListening()
