@@ -1,0 +1,113 @@
+"""
+Scenarios: the receiver goes away, and comes back.
+"""
+
+import random
+import signal
+import time
+
+from tests.faults.intake import Intake
+from tests.faults.load import Shape
+from tests.faults.receivers import Receiver
+from tests.faults.stage import Stage
+
+#: Slow enough that there are unread bytes whenever it is killed: at most 1.6 MB/s
+#: for each connection, in reads 10 ms apart.
+_SLOW = ("--read-bytes", "16384", "--pause", "0.01")
+_DOWN_SECONDS = 0.2
+_FLAP_SECONDS = 0.2
+_CONNECTS_PER_SECOND = 5.0
+
+
+def closes_idle(stage: Stage) -> None:
+    """Connections are closed at random while they are idle; then POSTs come."""
+    sink = stage.sink("--idle-close", "0.005", "0.15")
+    intake = stage.starting(sink.destination)
+    intake.wait_until_listening()
+    since = time.monotonic()
+    # As long as the connections live, so that a POST often meets an end.
+    shape = Shape(pause_seconds=lambda: random.uniform(0.0, 0.15))
+    load = stage.load(intake, shape)
+    while stage.unfinished(since):
+        time.sleep(0.1)
+    load.stop()
+    stage.fresh(intake, time.monotonic())
+    stage.finish()
+
+
+def restarted(stage: Stage) -> None:
+    """The receiver is restarted every 1-3 s under load."""
+    _broken_again_and_again(stage, stage.sink(), signal.SIGTERM)
+
+
+def killed(stage: Stage) -> None:
+    """The receiver, a slow one, is killed every 1-3 s under load."""
+    _broken_again_and_again(stage, stage.sink(*_SLOW), signal.SIGKILL)
+
+
+def rsyslogd_restarted(stage: Stage) -> None:
+    """An rsyslogd is restarted every 1-3 s under load."""
+    _broken_again_and_again(stage, stage.rsyslogd(), signal.SIGTERM)
+
+
+def rsyslogd_killed(stage: Stage) -> None:
+    """An rsyslogd is killed every 1-3 s under load."""
+    _broken_again_and_again(stage, stage.rsyslogd(), signal.SIGKILL)
+
+
+def _broken_again_and_again(
+    stage: Stage, receiver: Receiver, number: signal.Signals
+) -> None:
+    intake = stage.logiss(receiver)
+    load = stage.load(intake)
+    since = time.monotonic()
+    times = 0
+    while stage.unfinished(since):
+        time.sleep(random.uniform(1.0, min(3.0, stage.size.load_seconds / 3)))
+        _break_once(stage, intake, receiver, number)
+        times += 1
+    load.stop()
+    stage.fresh(intake, time.monotonic())
+    stage.row.facts.append(f"{times} times")
+    stage.finish()
+
+
+def _break_once(
+    stage: Stage, intake: Intake, receiver: Receiver, number: signal.Signals
+) -> None:
+    broken_at = time.monotonic()
+    receiver.end(number)
+    time.sleep(_DOWN_SECONDS)
+    stage.noticed(broken_at, stage.first_loss(intake, broken_at))
+    receiver.start()
+    healed_at = time.monotonic()
+    while stage.ledger.recovered_at(healed_at) is None:
+        if time.monotonic() > healed_at + intake.delivery_timeout_seconds:
+            return
+        time.sleep(0.02)
+    stage.recovered(healed_at, stage.ledger.recovered_at(healed_at))
+
+
+def flaps(stage: Stage) -> None:
+    """The listener comes and goes every 200 ms, its connections with it."""
+    sink = stage.sink("--flap", f"{_FLAP_SECONDS:g}")
+    intake = stage.starting(sink.destination)
+    intake.wait_until_listening()
+    since = time.monotonic()
+    load = stage.load(intake)
+    while stage.unfinished(since):
+        time.sleep(0.1)
+    lasted = time.monotonic() - since
+    attempts = sum(
+        moment >= since for moment in intake.counted("forwarder.connect.attempt")
+    )
+    each = attempts / intake.forward_count
+    # The first attempts come at once.
+    stage.demand(
+        each <= _CONNECTS_PER_SECOND * lasted + 1,
+        f"{each:.0f} connects of each connection in {lasted:.1f} s",
+    )
+    stage.row.facts.append(f"{each / lasted:.1f} connects/s of each connection")
+    load.stop()
+    stage.fresh(intake, time.monotonic())
+    stage.finish()
