@@ -7,6 +7,7 @@ again, so that what arrives twice was sent twice by logiss.
 
 import base64
 import itertools
+import select
 import socket
 import threading
 import time
@@ -57,13 +58,9 @@ class Client:
 
     @staticmethod
     def _is_over(connection: socket.socket) -> bool:
-        try:
-            connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        # A socket with a timeout waits for it, whatever flags recv is given.
+        readable, _, _ = select.select([connection], [], [], 0)
+        return bool(readable)
 
     def send(self, octets: bytes) -> None:
         assert self._socket is not None
