@@ -28,12 +28,6 @@ from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.senders import Delivery, ISender, ISenderOwner, Loss
 
-#: Payloads are joined up to this size; a larger one is written alone.
-WRITE_BYTES_MAX = 256 * 1024
-#: The same for a sender that waits for confirmations: with what it may wait for it
-#: comes to one write.
-WRITE_BEHIND_BYTES_MAX = WRITE_BYTES_MAX // 2
-
 
 class NotDelivered(Exception):
     """The payload was not handed over before its deadline."""
@@ -309,11 +303,10 @@ class Pool:
 
     def _hand_out(self) -> None:
         ready = self._idle or self._behind
-        size_max = WRITE_BYTES_MAX if ready is self._idle else WRITE_BEHIND_BYTES_MAX
-        group = self._take(size_max)
+        sender = next(iter(ready))
+        group = self._take(sender.joined_bytes_max)
         if not group:
             return
-        sender = next(iter(ready))
         del ready[sender]
         now = self._clock.seconds()
         first_begun = []

@@ -95,6 +95,9 @@ class ISender(Interface):
 
     sender_id = Attribute("Number of the connection, from 0.")
     unconfirmed_bytes = Attribute("How much it was given that has no outcome yet.")
+    joined_bytes_max = Attribute(
+        "Payloads are joined up to this size for one `send`; a larger one goes alone."
+    )
 
     def send(deliveries: Sequence[Delivery]) -> bool:
         """
@@ -172,6 +175,10 @@ class Sender(protocol.Protocol):
         self._confirming: IDelayedCall | None = None
 
     # what a subclass says
+
+    @property
+    def joined_bytes_max(self) -> int:
+        raise NotImplementedError
 
     def send(self, deliveries: Sequence[Delivery]) -> bool:
         raise NotImplementedError

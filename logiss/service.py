@@ -35,6 +35,7 @@ from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
+from logiss.relp_sender import RELPSender
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Destination, Settings, SettingsError
 from logiss.site import Clients, LogsSite
@@ -103,6 +104,8 @@ class Forwarder(Service):
         ]
 
     def _make_sender(self, sender_id: int) -> Sender:
+        if self._settings.delivery_level == "relp":
+            return RELPSender(sender_id, self.pool)
         return SyslogSender(
             sender_id,
             self.pool,

@@ -25,8 +25,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from logiss.senders import Delivery, ISenderOwner, Loss, Sender
 
-#: Further writes wait when more bytes than these have no confirmation.
-UNCONFIRMED_MAX = 128 * 1024
+#: Payloads are joined up to this size; a larger one is written alone.
+WRITE_BYTES_MAX = 256 * 1024
+#: Further writes wait when more bytes than these have no confirmation, and are no
+#: larger themselves: together they come to one write.
+UNCONFIRMED_MAX = WRITE_BYTES_MAX // 2
 #: When to look again for acknowledgements; the last pause is for good.
 LOOK_SECONDS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.02)
 
@@ -112,6 +115,10 @@ class SyslogSender(Sender):
         self._unconfirmed: deque[_Write] = deque()
         self._answered: deque[_Write] = deque()
         self._ready = False
+
+    @property
+    def joined_bytes_max(self) -> int:
+        return UNCONFIRMED_MAX if self.unconfirmed_bytes else WRITE_BYTES_MAX
 
     def accepted(self) -> None:
         self._ready = True

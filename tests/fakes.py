@@ -64,6 +64,7 @@ class FakeSender:
     def __init__(self, sender_id: int = 0) -> None:
         self.sender_id = sender_id
         self.unconfirmed_bytes = 0
+        self.joined_bytes_max = 1000
         self.writes: list[bytes] = []
         self.aborted = False
         self.refuses = False

@@ -144,6 +144,8 @@ class IntakeTests(SynchronousTestCase):
             tokens=(AUTH,),
             forward_dest=Destination("192.0.2.7", 601),
             forward_count=1,
+            # In memory there is no kernel that could be asked.
+            delivery="sent",
         )
         self.intake = Intake(self.reactor, settings, self.lines.write)
         self.intake.startService()
@@ -202,6 +204,7 @@ class WholeTests(SynchronousTestCase):
 
     ENVIRON = {
         "DEPLOY": "shop",
+        "DELIVERY": "sent",
         "PORT": "5000",
         "LISTEN_HOST": "127.0.0.1",
         "TOKEN_MAP": "app:logthis",

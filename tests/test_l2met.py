@@ -117,6 +117,25 @@ class EventLogTests(SynchronousTestCase):
             r'count#log-iss.forwarder.connect.error=1 id=1 message="no \"route\""',
         ),
         (
+            lambda log: log.connect_attempted(0, "a:1"),
+            'count#log-iss.forwarder.connect.attempt=1 id=0 destination="a:1"',
+        ),
+        (
+            lambda log: log.connect_failed(1, "refused", "a:1"),
+            "count#log-iss.forwarder.connect.error=1 id=1"
+            ' destination="a:1" message="refused"',
+        ),
+        (
+            lambda log: log.replaying(1, 3, 450, "reset"),
+            "count#log-iss.forwarder.replay.payloads=3"
+            ' count#log-iss.forwarder.replay.bytes=450 id=1 message="reset"',
+        ),
+        (
+            lambda log: log.replays_given_up(3, 450),
+            "count#log-iss.forwarder.replay.lost=3 bytes=450"
+            ' message="answered 200, not sent again before the end"',
+        ),
+        (
             lambda log: log.disconnected(2),
             "count#log-iss.forwarder.disconnect.success=1 id=2",
         ),

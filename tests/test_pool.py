@@ -10,8 +10,6 @@ from zope.interface.verify import verifyObject
 
 from logiss.metrics import Metrics
 from logiss.pool import (
-    WRITE_BEHIND_BYTES_MAX,
-    WRITE_BYTES_MAX,
     IDeliverer,
     NotDelivered,
     Payload,
@@ -21,6 +19,7 @@ from logiss.senders import Delivery, ISenderOwner
 from tests.fakes import FakeSender, Lines, outcome
 
 TIMEOUT_SECONDS = 5.0
+JOINED_BYTES_MAX = FakeSender().joined_bytes_max
 
 
 class PoolTestCase(SynchronousTestCase):
@@ -126,7 +125,7 @@ class JoinTests(PoolTestCase):
         """A write ends before the payload that would exceed it."""
         (sender,) = self.connect()
         self.deliver(b"first")
-        half = WRITE_BYTES_MAX // 2
+        half = JOINED_BYTES_MAX // 2
         for octets in (b"a" * half, b"b" * half, b"c"):
             self.deliver(octets)
         sender.flush()
@@ -137,11 +136,11 @@ class JoinTests(PoolTestCase):
     def test_larger_than_a_write(self) -> None:
         """A payload larger than a write is written alone and whole."""
         (sender,) = self.connect()
-        for octets in (b"first", b"x" * (WRITE_BYTES_MAX + 1), b"last"):
+        for octets in (b"first", b"x" * (JOINED_BYTES_MAX + 1), b"last"):
             self.deliver(octets)
         sender.flush()
         sender.flush()
-        self.assertEqual([len(w) for w in sender.writes], [5, WRITE_BYTES_MAX + 1, 4])
+        self.assertEqual([len(w) for w in sender.writes], [5, JOINED_BYTES_MAX + 1, 4])
 
 
 class _InstantSender(FakeSender):
@@ -158,7 +157,7 @@ class InstantTests(PoolTestCase):
 
     def test_long_queue(self) -> None:
         """However long the queue is, every payload in it ends."""
-        results = [self.deliver(b"x" * WRITE_BYTES_MAX) for _ in range(2_000)]
+        results = [self.deliver(b"x" * JOINED_BYTES_MAX) for _ in range(2_000)]
         sender = _InstantSender()
         sender.connect(self.pool)
         self.assertEqual([r() for r in results], [[None]] * 2_000)
@@ -454,13 +453,14 @@ class BehindTests(PoolTestCase):
         self.assertEqual((first.writes, second.writes), ([b"a", b"c"], [b"b"]))
 
     def test_bounded(self) -> None:
-        """Behind what is unconfirmed goes less than a whole write."""
+        """How much is joined is the sender's to say, each time."""
         (sender,) = self.connect()
         self.deliver(b"first")
-        for octets in (b"a" * WRITE_BEHIND_BYTES_MAX, b"b"):
+        for octets in (b"aa", b"b"):
             self.deliver(octets)
+        sender.joined_bytes_max = 2
         sender.leave()
-        self.assertEqual(sender.writes[1:], [b"a" * WRITE_BEHIND_BYTES_MAX])
+        self.assertEqual(sender.writes[1:], [b"aa"])
 
     def test_all_of_them_again(self) -> None:
         """When it breaks, all that is unconfirmed is sent again, in order."""

@@ -108,6 +108,20 @@ class ReadTests(ReadTestCase):
         ("FORWARD_DEST", "a:1", "forward_dest", Destination("a", 1)),
         (
             "FORWARD_DEST",
+            "a:1, [::1]:2,a:3",
+            "forward_dest",
+            (Destination("a", 1), Destination("::1", 2), Destination("a", 3)),
+        ),
+        ("FORWARD_DEST", "relp://a:1", "forward_dest", Destination("a", 1, "relp")),
+        ("FORWARD_DEST", "RELP://a:1", "forward_dest", Destination("a", 1, "relp")),
+        (
+            "FORWARD_DEST",
+            "relp://[::1]:1,relp://b:2",
+            "forward_dest",
+            (Destination("::1", 1, "relp"), Destination("b", 2, "relp")),
+        ),
+        (
+            "FORWARD_DEST",
             "syslog.example.com:6514",
             "forward_dest",
             Destination("syslog.example.com", 6514),
@@ -156,6 +170,10 @@ class ReadTests(ReadTestCase):
                 ("24h", 86_400.0),
             )
         ),
+        ("DELIVERY", "sent", "delivery", "sent"),
+        ("DELIVERY", "Acked", "delivery", "acked"),
+        ("REPLAY_BYTES", "0", "replay_bytes", 0),
+        ("REPLAY_BYTES", "1MiB", "replay_bytes", MIB),
         ("FORWARD_COUNT", "1", "forward_count", 1),
         ("FORWARD_COUNT", "1000", "forward_count", 1000),
         ("TOKEN_MAP", "a:b", "tokens", (("a", "b"),)),
@@ -197,6 +215,8 @@ class ReadTests(ReadTestCase):
         for name, value, field, expected in self.good:
             with self.subTest((name, value)):
                 settings = self.read(**{name: value})
+                if isinstance(expected, Destination):
+                    expected = (expected,)
                 self.assertEqual(getattr(settings, field), expected)
                 for other in fields(Settings):
                     if other.name != field:
@@ -236,8 +256,11 @@ class ReadTests(ReadTestCase):
         ),
         ("FORWARD_DEST", ["a:0", "a:65536", "[::1]:0"], "from 1 to 65535"),
         ("FORWARD_DEST", ["[1.2.3.4]:5", "[::1::2]:5", "[1:2]:5"], "IPv6"),
-        ("FORWARD_DEST", ["relp://a:1", "relp+tls://a:1"], "use host:port"),
-        ("FORWARD_DEST", ["a:1,b:1"], "use one host:port"),
+        ("FORWARD_DEST", ["a:1,", ",a:1", "a:1,,b:1", "a:1;b:1"], "host:port"),
+        ("FORWARD_DEST", ["http://a:1", "relps://a:1", "://a:1"], "relp+tls://"),
+        ("FORWARD_DEST", ["relp://a", "relp://", "relp://relp://a:1"], "host:port"),
+        ("FORWARD_DEST", ["a:1,relp://b:1"], "with RELP and without"),
+        ("FORWARD_DEST", ["relp+tls://a:1"], "needs PEMFILE"),
         *(
             (name, ["ten", "-1", "+1", "1d", "1 m", "1s500", "1,5", "٣", "nan"], "10s")
             for name in ("FORWARD_DEST_CONNECT_TIMEOUT", "DELIVERY_TIMEOUT")
@@ -263,7 +286,9 @@ class ReadTests(ReadTestCase):
         ),
         ("MAX_INFLIGHT_BYTES", ["1", "16777215"], "MAX_BODY_BYTES"),
         ("REQUEST_LOG", ["none", "error", "1"], "'all' or 'errors'"),
-        ("DELIVERY", ["acked", "Sent", "relp"], "'sent'"),
+        ("DELIVERY", ["on", "acked,sent", "1"], "'sent' or 'acked'"),
+        ("DELIVERY", ["relp"], "FORWARD_DEST=relp://host:port"),
+        ("REPLAY_BYTES", ["-1", "1.5", "much", "1 TiB"], "bytes"),
         ("REDIS_URL", ["redis://a"], "use TOKEN_MAP"),
     ]
 
@@ -306,9 +331,22 @@ class ReadTests(ReadTestCase):
         empty = dict.fromkeys(names - set(REQUIRED), "")
         self.assertEqual(self.read(**empty), self.read())
 
-    def test_delivery_of_this_version(self) -> None:
-        """The one level of delivery there is may be asked for."""
-        self.assertEqual(self.read(DELIVERY="sent"), self.read())
+    def test_delivery_level(self) -> None:
+        """A destination with RELP says what 200 means, else DELIVERY does."""
+        for environ, level in (
+            ({}, "acked"),
+            ({"DELIVERY": "sent"}, "sent"),
+            ({"FORWARD_DEST": "relp://a:1"}, "relp"),
+            ({"FORWARD_DEST": "relp://a:1", "DELIVERY": "sent"}, "relp"),
+        ):
+            self.assertEqual(self.read(**environ).delivery_level, level)
+
+    def test_more_destinations_than_connections(self) -> None:
+        """A destination without a connection is a mistake."""
+        (problem,) = self.problems(
+            {**REQUIRED, "FORWARD_DEST": "a:1,b:1", "FORWARD_COUNT": "1"}
+        )
+        self.assertTrue(problem.startswith("FORWARD_COUNT: is 1"), problem)
 
     def test_others_ignored(self) -> None:
         """Variables of others do not matter."""
@@ -320,16 +358,17 @@ class ReadTests(ReadTestCase):
         for field in fields(Settings):
             with self.assertRaises(FrozenInstanceError):
                 setattr(settings, field.name, None)
-        assert settings.forward_dest is not None
-        for name in ("host", "port"):
+        (destination,) = settings.forward_dest
+        for name in ("host", "port", "scheme"):
             with self.assertRaises(FrozenInstanceError):
-                setattr(settings.forward_dest, name, None)
+                setattr(destination, name, None)
         hash(settings)
 
     def test_destination_as_text(self) -> None:
         """A destination is shown as it is set."""
-        for text in ("a.b:1", "[::1]:2", "10.0.0.1:3"):
-            self.assertEqual(str(self.read(FORWARD_DEST=text).forward_dest), text)
+        for text in ("a.b:1", "[::1]:2", "10.0.0.1:3", "relp://[::1]:4"):
+            (destination,) = self.read(FORWARD_DEST=text).forward_dest
+            self.assertEqual(str(destination), text)
 
 
 class SecretsTests(ReadTestCase):

@@ -16,6 +16,7 @@ from logiss.senders import ISender
 from logiss.syslog_sender import (
     LOOK_SECONDS,
     UNCONFIRMED_MAX,
+    WRITE_BYTES_MAX,
     Acknowledgements,
     SyslogSender,
 )
@@ -204,9 +205,12 @@ class AckedTests(AckedTestCase):
         """It looks at once, then in growing pauses, then every 20 ms."""
         sender, transport = self.connect()
         looked: list[float] = []
-        sender.wire.unacknowledged = (  # type: ignore[method-assign]
-            lambda: looked.append(self.reactor.seconds()) or 3
-        )
+
+        def unacknowledged() -> int:
+            looked.append(self.reactor.seconds())
+            return 3
+
+        sender.wire.unacknowledged = unacknowledged  # type: ignore[method-assign]
         self.send(sender, transport, b"abc")
         for _ in range(20):
             (call,) = self.reactor.getDelayedCalls()
@@ -234,6 +238,14 @@ class AckedTests(AckedTestCase):
         self.reactor.advance(0)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_joins(self) -> None:
+        """Behind what is unconfirmed goes less than a whole write."""
+        sender, transport = self.connect()
+        self.assertEqual(sender.joined_bytes_max, WRITE_BYTES_MAX)
+        self.queue = 1
+        self.send(sender, transport, b"x")
+        self.assertEqual(sender.joined_bytes_max, UNCONFIRMED_MAX)
+
     def test_bounded(self) -> None:
         """With too much unconfirmed it is not ready until the backend catches up."""
         sender, transport = self.connect()
@@ -255,10 +267,8 @@ class AckedTests(AckedTestCase):
         ]
         self.lose(sender, transport, ConnectionLost())
         self.assertEqual(list(self.owner.lost[0].loss.unconfirmed), given)
-        self.assertEqual(
-            [c.func for c in self.reactor.getDelayedCalls() if "look" in repr(c.func)],
-            [],
-        )
+        self.factory.stopTrying()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_looks_at_the_end(self) -> None:
         """What was acknowledged by the time the stream ends is not sent again."""

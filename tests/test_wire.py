@@ -185,9 +185,12 @@ class TailTests(WireTestCase):
         arrived = self.read_all()
         writes: list[bytes] = []
         write = self.transport.write
-        self.transport.write = (  # type: ignore[method-assign]
-            lambda data: (writes.append(data), write(data))[1]
-        )
+
+        def recorded(data: bytes) -> None:
+            writes.append(data)
+            write(data)
+
+        self.transport.write = recorded  # type: ignore[method-assign]
         self.transport.run()
         self.assertEqual([len(w) for w in writes], [64])
         self.assertEqual(arrived + self.transport.taken, octets)

@@ -1,0 +1,295 @@
+"""
+Sends each frame over a RELP session; a delivery is confirmed when the backend has
+answered 200 to all of its frames.
+
+`logiss.relp` speaks; here its session gets a connection. What does not fit the window
+waits here, and only when all of it is on its way the sender is ready for more. When a
+session breaks, a delivery keeps the frames that have no answer: they are all that is
+sent again.
+
+A backend that cannot live with a frame, because it is too long for it, ends the
+session without a word. A delivery whose first unanswered frame has ended two sessions
+in a row so is refused, or it would go on to end them all.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from logiss import codec
+from logiss._version import __version__
+from logiss.relp import Broken, Client, Closed, Confirmed, Event, Opened, Refused, State
+from logiss.senders import (
+    CLOSE_EMPTY_SECONDS,
+    Delivery,
+    ISenderOwner,
+    Loss,
+    Sender,
+)
+
+#: How long a backend may take to answer the opening of a session.
+OPEN_SECONDS = 5.0
+#: Payloads are joined up to this size: about a window of short frames, so that the
+#: sessions share the work.
+JOINED_BYTES_MAX = 32 * 1024
+#: So many sessions in a row may end on a frame.
+BLAMES_MAX = 2
+
+_SOFTWARE = f"logiss,{__version__}".encode()
+
+
+class _Sending:
+    """
+    A delivery in this session. Its frames have consecutive txnrs.
+
+    @ivar first: the txnr of its first frame, once that is sent.
+    @ivar sent: how many of its frames are sent.
+    @ivar answered: how many of those are answered.
+    """
+
+    __slots__ = ("answered", "delivery", "first", "messages", "refused", "sent", "size")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.messages = codec.split(delivery.octets)
+        self.size = len(delivery.octets)
+        self.first = self.sent = self.answered = 0
+        self.refused = False
+
+
+class RELPSender(Sender):
+    """One RELP session."""
+
+    def __init__(
+        self, sender_id: int, owner: ISenderOwner, client: Client | None = None
+    ) -> None:
+        """
+        @param client: the session; by default one as the backend expects it.
+        """
+        super().__init__(sender_id, owner)
+        self._client = client or Client(_SOFTWARE, syslog_frames=codec.syslog_frames)
+        self._sendings: deque[_Sending] = deque()
+        # Those at the end of them that are not sent, or not to their end.
+        self._unsent: deque[_Sending] = deque()
+        self._unwritten: list[bytes] = []
+        self._ready = False
+        self._opening: IDelayedCall | None = None
+        self._why = ""
+        self._ended_silently = False
+
+    @property
+    def joined_bytes_max(self) -> int:
+        return JOINED_BYTES_MAX
+
+    @property
+    def refusal(self) -> str:
+        return super().refusal or self._why
+
+    # the session
+
+    def handshakeCompleted(self) -> None:
+        # Whether TLS is accepted the answer to open tells.
+        self.session_confirmed()
+
+    def accepted(self) -> None:
+        self._opening = self.factory.call_later(OPEN_SECONDS, self._open_unanswered)
+        self._write(self._client.open())
+
+    def _open_unanswered(self) -> None:
+        self._give_up(f"RELP: no answer to open within {OPEN_SECONDS:g} s")
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._over or self._client.state is State.CLOSING:
+            self._take(self._client.receive(data))
+
+    def _take(self, events: list[Event]) -> None:
+        confirmed: list[Delivery] = []
+        for event in events:
+            if isinstance(event, Confirmed):
+                self._confirmed_to(event.first, event.last, confirmed)
+            elif isinstance(event, Refused):
+                self._refused(event)
+            elif isinstance(event, Opened):
+                self._opened()
+            elif isinstance(event, Closed):
+                self.transport.loseConnection()
+            elif isinstance(event, Broken):
+                self.owner.delivered(self, confirmed)
+                self._give_up(f"RELP: {event.why}")
+                return
+        if confirmed:
+            self.owner.delivered(self, confirmed)
+        if self.usable:
+            self._fill()
+
+    def _opened(self) -> None:
+        self._stop_opening()
+        self._ready = True
+        self.has_become_usable()
+
+    def _stop_opening(self) -> None:
+        if self._opening is not None and self._opening.active():
+            self._opening.cancel()
+
+    def _give_up(self, why: str) -> None:
+        self._why = why
+        self.abort(why)
+
+    # frames
+
+    def send(self, deliveries: Sequence[Delivery]) -> bool:
+        assert self._ready, "only when ready"
+        if self.wire.why_ended():
+            return False
+        self._ready = False
+        for delivery in deliveries:
+            sending = _Sending(delivery)
+            self.unconfirmed_bytes += sending.size
+            self._sendings.append(sending)
+            self._unsent.append(sending)
+        self._fill()
+        return True
+
+    def _fill(self) -> None:
+        """Send what the window has room for; say so when there is room for more."""
+        room = self._client.room
+        messages: list[bytes] = []
+        while self._unsent and len(messages) < room:
+            sending = self._unsent[0]
+            if not sending.sent:
+                sending.first = self._client.next_txnr + len(messages)
+            end = sending.sent + room - len(messages)
+            messages += sending.messages[sending.sent : end]
+            sending.sent = min(end, len(sending.messages))
+            if sending.sent == len(sending.messages):
+                self._unsent.popleft()
+        if messages:
+            self._write(self._client.send(messages))
+        if self._client.worn_out:
+            self._renew()
+        elif not self._ready and not self._unsent and self._client.room:
+            self._ready = True
+            self.owner.sender_ready(self)
+
+    def _write(self, octets: bytes) -> None:
+        if self.wire.writing:
+            self._unwritten.append(octets)
+        else:
+            self.wire.write([octets])
+
+    def written(self) -> None:
+        if self._unwritten:
+            octets = b"".join(self._unwritten)
+            self._unwritten.clear()
+            self.wire.write([octets])
+
+    def _confirmed_to(self, first: int, last: int, confirmed: list[Delivery]) -> None:
+        while first <= last:
+            sending = self._sending_of(first)
+            end = min(last + 1, sending.first + sending.sent)
+            sending.answered += end - first
+            first = end
+            if self._is_complete(sending) and not sending.refused:
+                confirmed.append(sending.delivery)
+
+    def _refused(self, event: Refused) -> None:
+        sending = self._sending_of(event.txnr)
+        sending.answered += 1
+        if not sending.refused:
+            sending.refused = True
+            # The rest of it is not to be sent.
+            del sending.messages[sending.sent :]
+            if self._unsent and self._unsent[0] is sending:
+                self._unsent.popleft()
+            which = event.txnr - sending.first + 1
+            self.owner.refused(
+                self,
+                sending.delivery,
+                f"the backend answered {event.code} {event.text} to frame {which}",
+            )
+        self._is_complete(sending)
+
+    def _sending_of(self, txnr: int) -> _Sending:
+        # The oldest, but where answers come in another order.
+        for sending in self._sendings:
+            if sending.first <= txnr < sending.first + sending.sent:
+                return sending
+        raise AssertionError(f"nothing was sent as {txnr}")
+
+    def _is_complete(self, sending: _Sending) -> bool:
+        """Whether all of it is answered; if so, it is not kept."""
+        if sending.answered < len(sending.messages):
+            return False
+        if self._sendings[0] is sending:
+            self._sendings.popleft()
+        else:
+            self._sendings.remove(sending)
+        self.unconfirmed_bytes -= sending.size
+        return True
+
+    def unconfirmed(self) -> Sequence[Delivery]:
+        return [s.delivery for s in self._sendings if not s.refused]
+
+    # the end
+
+    def _renew(self) -> None:
+        """The session has used up its txnrs: close it when all is answered."""
+        if self._client.unanswered or self._over:
+            return
+        self._end("the RELP session is renewed", True)
+        self._write(self._client.close())
+        self._opening = self.factory.call_later(CLOSE_EMPTY_SECONDS, self.wire.end)
+
+    def say_goodbye(self) -> None:
+        if self._client.state is State.READY and not self._client.unanswered:
+            self._write(self._client.close())
+        else:
+            self.abort()
+
+    def look(self) -> None:
+        """Whatever has not been answered by now will not be."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_opening()
+        # Nothing was said, and nobody here has given it up.
+        self._ended_silently = not self._over
+        super().connectionLost(reason)
+
+    def loss(self, why: str, in_order: bool) -> Loss:
+        sendings = [s for s in self._sendings if not s.refused]
+        self._sendings.clear()
+        self._unsent.clear()
+        self._unwritten.clear()
+        left = [s for s in sendings if s.delivery.octets]
+        unanswered = set(self._client.unanswered_txnrs())
+        for sending in left:
+            self._keep_the_rest(sending, unanswered)
+        if self._ended_silently and left and left[0].sent:
+            self._blame(left[0].delivery, why)
+        return Loss(why, [s.delivery for s in left if s.delivery.octets])
+
+    def _blame(self, delivery: Delivery, why: str) -> None:
+        """The session has ended on a frame of `delivery`, as far as can be known."""
+        delivery.blames += 1
+        if delivery.blames >= BLAMES_MAX:
+            self.owner.refused(
+                self,
+                delivery,
+                f"{BLAMES_MAX} sessions in a row have ended on a frame of it: {why};"
+                " maybe it is too long for the backend",
+            )
+
+    def _keep_the_rest(self, sending: _Sending, unanswered: set[int]) -> None:
+        """Leave of a delivery the frames that have no answer."""
+        delivery = sending.delivery
+        rest = [
+            message
+            for i, message in enumerate(sending.messages)
+            if i >= sending.sent or sending.first + i in unanswered
+        ]
+        if len(rest) < len(sending.messages):
+            delivery.octets = b"".join([b"%d %b" % (len(m), m) for m in rest])
+            delivery.blames = 0
