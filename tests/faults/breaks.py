@@ -8,12 +8,15 @@ import time
 
 from tests.faults.intake import Intake
 from tests.faults.load import Shape
-from tests.faults.receivers import Receiver
-from tests.faults.stage import Stage
+from tests.faults.receivers import Receiver, Sink
+from tests.faults.stage import Stage, wait_until
 
-#: Slow enough that there are unread bytes whenever it is killed: at most 1.6 MB/s
-#: for each connection, in reads 10 ms apart.
-_SLOW = ("--read-bytes", "16384", "--pause", "0.01")
+#: Slow enough that there are unread bytes whenever it is killed: what comes within
+#: 50 ms. It keeps up with the load, at 640 kB/s for each connection.
+_SLOW = ("--read-bytes", "32768", "--pause", "0.05")
+_CONNECTED = "forwarder.connect.success"
+#: At least, as it arrives.
+_MESSAGE_BYTES = 150
 _DOWN_SECONDS = 0.2
 _FLAP_SECONDS = 0.2
 _CONNECTS_PER_SECOND = 5.0
@@ -53,6 +56,41 @@ def rsyslogd_restarted(stage: Stage) -> None:
 def rsyslogd_killed(stage: Stage) -> None:
     """An rsyslogd is killed every 1-3 s under load."""
     _broken_again_and_again(stage, stage.rsyslogd(), signal.SIGKILL)
+
+
+def one_of_several_dies(stage: Stage) -> None:
+    """One of two destinations is killed under load, and comes back."""
+    steady, dying = stage.sink(), stage.sink(*_SLOW)
+    intake = stage.starting(f"{steady.destination},{dying.destination}")
+    intake.wait_until_usable()
+    load = stage.load(intake)
+    stage.until_sent(stage.size.messages // 3)
+    _demand_share(stage, dying, "had no share while both were there")
+    broken_at = time.monotonic()
+    dying.end(signal.SIGKILL)
+    wait_until(lambda: stage.first_loss(intake, broken_at) is not None, 10)
+    stage.noticed(broken_at, stage.first_loss(intake, broken_at))
+    stage.until_sent(stage.size.messages // 3)
+    connected = len(intake.counted(_CONNECTED))
+    dying.start()
+    wait_until(
+        lambda: len(intake.counted(_CONNECTED)) >= connected + intake.forward_count / 2,
+        30,
+    )
+    before = dying.received_bytes()
+    stage.until_sent(stage.size.messages // 3 + 1)
+    _demand_share(stage, dying, "got its share not back", before)
+    load.stop()
+    refused = [post for post in stage.ledger.posts if post.code != 200]
+    stage.demand(not refused, f"{len(refused)} POSTs were not taken by the other one")
+    stage.finish()
+
+
+def _demand_share(stage: Stage, sink: Sink, breach: str, before: int = 0) -> None:
+    share_bytes = stage.size.messages * _MESSAGE_BYTES // 3 // 10
+    stage.demand(
+        wait_until(lambda: sink.received_bytes() - before > share_bytes, 10), breach
+    )
 
 
 def _broken_again_and_again(

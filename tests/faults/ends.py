@@ -17,10 +17,10 @@ _FLAT_OUT = Shape(posts_per_second=0)
 
 def drained(stage: Stage) -> None:
     """logiss gets SIGTERM under load, again and again."""
-    sink = stage.sink()
+    receiver = stage.receiver()
     slowest = 0.0
     for _ in range(stage.size.drains):
-        intake = stage.logiss(sink)
+        intake = stage.logiss(receiver)
         load = stage.load(intake, _FLAT_OUT, ends_at=503)
         stage.until_sent(stage.size.messages // stage.size.drains + 1)
         told_at = time.monotonic()
@@ -29,7 +29,7 @@ def drained(stage: Stage) -> None:
         slowest = max(slowest, time.monotonic() - told_at)
         load.stop()
     stage.row.facts.append(f"{stage.size.drains} times, the slowest in {slowest:.2f} s")
-    _pass_once_more(stage, sink)
+    _pass_once_more(stage, receiver)
 
 
 def _await_exit(stage: Stage, intake: Intake) -> None:
@@ -44,16 +44,16 @@ def _await_exit(stage: Stage, intake: Intake) -> None:
 
 def killed(stage: Stage) -> None:
     """logiss is killed under load, again and again."""
-    sink = stage.sink()
+    receiver = stage.receiver()
     for _ in range(stage.size.kills):
-        intake = stage.logiss(sink)
+        intake = stage.logiss(receiver)
         load = stage.load(intake, _FLAT_OUT)
         stage.until_sent(stage.size.messages // stage.size.kills + 1)
         intake.signal(signal.SIGKILL)
         intake.wait(10)
         load.stop()
     stage.row.facts.append(f"{stage.size.kills} times")
-    _pass_once_more(stage, sink)
+    _pass_once_more(stage, receiver)
 
 
 def _pass_once_more(stage: Stage, receiver: Receiver) -> None:

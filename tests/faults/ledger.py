@@ -22,6 +22,7 @@ class Post:
     @ivar code: the status of its answer; None without one.
     @ivar answered_at: when the answer came, or the connection ended.
     @ivar whole: whether the body was sent to its end.
+    @ivar why_unanswered: how the connection ended instead.
     """
 
     request_id: str
@@ -30,6 +31,7 @@ class Post:
     code: int | None = None
     answered_at: float | None = None
     whole: bool = True
+    why_unanswered: str = ""
 
 
 @define

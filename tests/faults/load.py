@@ -70,9 +70,21 @@ class Client:
         """
         @raise NoAnswer: says why.
         """
+        try:
+            self.send(octets)
+        except OSError as e:
+            self.close()
+            raise NoAnswer(repr(e)) from None
+        return self.receive()
+
+    def receive(self) -> Answer:
+        """
+        The answer to what was sent.
+
+        @raise NoAnswer: says why.
+        """
         assert self._socket is not None
         try:
-            self._socket.sendall(octets)
             answer = self._answer(self._socket)
         except OSError as e:
             self.close()
@@ -135,9 +147,7 @@ class Poster:
 
     def new(self, count: int, padding_bytes: int | None = None) -> tuple[Post, bytes]:
         """A POST of `count` messages, and its body."""
-        names = [
-            Name(self._drain, next(self._sequences)) for _ in range(max(1, count))
-        ]
+        names = [Name(self._drain, next(self._sequences)) for _ in range(max(1, count))]
         body = b"".join(
             messages.frame(self._run, name, padding_bytes) for name in names
         )
@@ -155,8 +165,9 @@ class Poster:
         self.enter(post)
         try:
             answer = client.post(octets)
-        except NoAnswer:
+        except NoAnswer as e:
             post.answered_at = time.monotonic()
+            post.why_unanswered = str(e)
             return None
         post.answered_at = time.monotonic()
         post.code = answer.code

@@ -37,6 +37,6 @@ def _get_ready(sender: SyslogSender) -> None:
 
 
 if __name__ == "__main__":
-    SyslogSender.send = _Liar.send  # type: ignore[assignment,method-assign]
-    SyslogSender.loss = _Liar.loss  # type: ignore[assignment,method-assign]
+    SyslogSender.send = _Liar.send  # type: ignore[method-assign]
+    SyslogSender.loss = _Liar.loss  # type: ignore[method-assign]
     sys.exit(main())

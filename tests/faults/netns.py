@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from types import TracebackType
 
-from tests.faults.receivers import Missing
+from tests.faults.receivers import MissingNamespace
 
 _NOBODY = "02:00:00:00:00:01"
 
@@ -37,7 +37,7 @@ class Link:
 
     def __enter__(self) -> "Link":
         if shutil.which("ip") is None:
-            raise Missing(
+            raise MissingNamespace(
                 "no network namespace: no ip (Debian: apt-get install iproute2)"
             )
         near, far, namespace = self._near, self._far, self._namespace
@@ -56,7 +56,7 @@ class Link:
             subprocess.run([*self.prefix, "true"], check=True, capture_output=True)
         except subprocess.CalledProcessError as e:
             self._clean_up()
-            raise Missing(
+            raise MissingNamespace(
                 f"no network namespace: {e.stderr.decode().strip()} (needs root)"
             ) from None
         except BaseException:

@@ -60,6 +60,10 @@ def signalled(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         process.wait()
 
 
+class MissingNamespace(Missing):
+    """No network namespace can be made here."""
+
+
 class Receiver(ABC):
     """
     A receiver process, or one after the other.
@@ -131,7 +135,7 @@ class Sink(Receiver):
     `tests.faults.sink`.
 
     @param prefix: a command that runs another, to run it elsewhere.
-    @param options: of its command line.
+    @ivar options: of its command line, from the next start on.
     """
 
     def __init__(
@@ -143,7 +147,7 @@ class Sink(Receiver):
     ) -> None:
         super().__init__(folder, host, unused_port("127.0.0.1"))
         self._prefix = prefix
-        self._options = options
+        self.options = options
         self._regions: dict[Path, Region] = {}
 
     def _command(self) -> Sequence[str]:
@@ -152,7 +156,7 @@ class Sink(Receiver):
             *(sys.executable, "-I", "-S", str(_SINK)),
             *("--host", self.host, "--port", str(self.port)),
             *("--folder", str(self.folder), "--generation", str(self.generation)),
-            *self._options,
+            *self.options,
         ]
 
     def journal(self) -> list[list[str]]:
@@ -178,12 +182,31 @@ class Sink(Receiver):
         return events.count("accepted") - events.count("ended")
 
     def read_into(self, arrivals: Arrivals) -> None:
-        for path in sorted(self.folder.glob("*.region")):
+        for path in self._region_paths():
             region = self._regions.setdefault(path, Region(path))
             try:
                 arrivals.take(region.frames())
             except Unparsable:
                 arrivals.altered += 1
+
+    def received_bytes(self) -> int:
+        """About how much has come, to a page for each connection."""
+        return sum(path.stat().st_blocks * 512 for path in self._region_paths())
+
+    def longest_connection_seconds(self) -> float:
+        """How long a connection was open, one that still is until now."""
+        accepted: dict[str, float] = {}
+        longest = 0.0
+        for moment, event, name, *_ in self.journal():
+            if event == "accepted":
+                accepted[name] = float(moment)
+            elif event == "ended":
+                longest = max(longest, float(moment) - accepted.pop(name))
+        now = time.monotonic()
+        return max([longest, *(now - moment for moment in accepted.values())])
+
+    def _region_paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.region"))
 
     def wire(self) -> list[bytes]:
         """What has come over each TLS connection, as it came."""

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import twisted
 from attrs import frozen
 
+import twisted
 from logiss._version import __version__
 from tests.faults.required import Row
 from tests.faults.stage import Size
@@ -34,6 +34,7 @@ _COLUMNS = (
     "recover s",
     "",
 )
+_WIDTHS = (18, 15, 7, 7, 7, 10, 7, 6, 6, 7, 7, 6, 8, 9, 0)
 
 
 @frozen
@@ -78,15 +79,15 @@ def _seconds(value: float | None) -> str:
 
 def line(verdict: Verdict) -> str:
     """A row for a terminal, with what there is to say behind it."""
-    widths = (17, 15, 7, 7, 7, 10, 7, 6, 6, 7, 7, 6, 8, 9, 0)
-    texts = [text.ljust(width) for text, width in zip(cells(verdict), widths)]
+    texts = [
+        text.ljust(width) for text, width in zip(cells(verdict), _WIDTHS, strict=True)
+    ]
     return "\n    ".join([" ".join(texts).rstrip(), *_remarks(verdict)])
 
 
 def heading() -> str:
-    widths = (17, 15, 7, 7, 7, 10, 7, 6, 6, 7, 7, 6, 8, 9, 0)
     return " ".join(
-        text.ljust(width) for text, width in zip(_COLUMNS, widths)
+        text.ljust(width) for text, width in zip(_COLUMNS, _WIDTHS, strict=True)
     ).rstrip()
 
 
@@ -105,7 +106,7 @@ def document(verdicts: Sequence[Verdict], size: Size) -> str:
     table = [".. list-table::", "   :header-rows: 1", ""]
     for entries in (list(_COLUMNS), *map(cells, verdicts)):
         bullets = ["   * -", *["     -"] * (len(entries) - 1)]
-        table += [f"{b} {e}".rstrip() for b, e in zip(bullets, entries)]
+        table += [f"{b} {e}".rstrip() for b, e in zip(bullets, entries, strict=True)]
     remarks = [
         f"- {v.row.scenario}, {v.row.level}: {'; '.join(_remarks(v))}"
         for v in verdicts

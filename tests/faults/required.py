@@ -8,8 +8,9 @@ from attrs import Factory, define
 
 from tests.faults.ledger import Counts
 
-#: REPLAY_BYTES by default, and the largest write of joined payloads.
-DUPLICATE_BYTES_PER_BREAK = 262_144 + 262_144
+#: REPLAY_BYTES by default, the largest write of joined payloads, and a payload more,
+#: as payloads are replayed whole.
+DUPLICATE_BYTES_PER_BREAK = 262_144 + 262_144 + 65_536
 #: What an answer may take beyond the delivery timeout.
 GRACE_SECONDS = 1.0
 

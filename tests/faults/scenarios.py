@@ -4,11 +4,12 @@ The table: each scenario with its levels and what they require.
 A level that is in the table with no more than `ALWAYS` is there for its figures.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 
 from attrs import field, frozen
 
-from tests.faults import breaks, ends, silences
+from tests.faults import breaks, clients, ends, silences, tls
 from tests.faults.levels import ACKED, LYING, RELP, SENT, UNREPLAYED, Level
 from tests.faults.required import (
     ALWAYS,
@@ -67,6 +68,10 @@ def play(scenario: Scenario, level: Level, size: Size) -> Row:
         return stage.row
 
 
+def _lacking(module: str) -> str:
+    return "" if importlib.util.find_spec(module) else f"logiss has no {module}"
+
+
 _HOLE = (*_KEPT, none_early, noticed_within(4.0), recovered_within(2.0))
 _ANY_LEVEL = (SENT, ACKED)
 
@@ -103,25 +108,42 @@ SCENARIOS = [
     Scenario(
         "refuse-then-heal",
         silences.refused_then_healed,
-        {level: (none_lost, none_duplicated) for level in _ANY_LEVEL},
+        dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
     ),
     Scenario(
         "halt-then-heal",
         silences.halted_then_healed,
-        {level: (none_lost, none_duplicated) for level in _ANY_LEVEL},
+        dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
     ),
     Scenario(
         "sigterm",
         ends.drained,
-        {
-            level: (none_lost, none_duplicated, all_answered)
-            for level in (*_ANY_LEVEL, RELP)
-        },
+        dict.fromkeys((*_ANY_LEVEL, RELP), (none_lost, none_duplicated, all_answered)),
     ),
     Scenario(
         "sigkill",
         ends.killed,
-        {level: (none_lost, none_duplicated) for level in _ANY_LEVEL},
+        dict.fromkeys((*_ANY_LEVEL, RELP), (none_lost, none_duplicated)),
+    ),
+    Scenario("several", breaks.one_of_several_dies, {SENT: _PRINTED, ACKED: _KEPT}),
+    Scenario(
+        "client-gone",
+        clients.gone,
+        dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
+    ),
+    Scenario(
+        "retry",
+        clients.retried,
+        dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
+        pending=_lacking("logiss.retries"),
+    ),
+    *(
+        Scenario(
+            name,
+            play_case,
+            dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
+        )
+        for name, play_case in tls.CASES.items()
     ),
 ]
 

@@ -156,6 +156,8 @@ class Sink:
         ):
             while octets := connection.recv(1 << 16):
                 wire.write(octets)
+                if self.options.hang_up:
+                    return "hung_up"
                 if tls is None:
                     continue
                 incoming.write(octets)
@@ -211,6 +213,7 @@ def main() -> None:
     parser.add_argument("--certificate", help="PEM file; speak TLS")
     parser.add_argument("--client-authority", help="PEM file; ask for certificates")
     parser.add_argument("--silent", action="store_true", help="never say anything")
+    parser.add_argument("--hang-up", action="store_true", help="at the first octets")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
     Sink(options).run()

@@ -19,7 +19,7 @@ from tests.faults.ledger import Arrivals, Ledger
 from tests.faults.levels import Level
 from tests.faults.load import Client, Load, Poster, Shape, request
 from tests.faults.receivers import Receiver, Rsyslogd, Sink
-from tests.faults.required import GRACE_SECONDS, Row
+from tests.faults.required import Row
 
 #: How long nothing may arrive until what is missing is given up.
 QUIET_SECONDS = 1.5
@@ -98,6 +98,10 @@ class Stage:
         self.add(rsyslogd)
         rsyslogd.start()
         return rsyslogd
+
+    def receiver(self) -> Receiver:
+        """What the level speaks to, where any receiver will do."""
+        return self.rsyslogd() if self.level.scheme else self.sink()
 
     def add(self, receiver: Receiver) -> None:
         """A receiver that the scenario starts itself."""
@@ -255,9 +259,11 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 @contextmanager
 def staged(scenario: str, level: Level, size: Size) -> Iterator[Stage]:
-    with tempfile.TemporaryDirectory(prefix="logiss-faults-") as folder:
-        with ExitStack() as stack:
-            yield Stage(scenario, level, size, Path(folder), stack)
+    with (
+        tempfile.TemporaryDirectory(prefix="logiss-faults-") as folder,
+        ExitStack() as stack,
+    ):
+        yield Stage(scenario, level, size, Path(folder), stack)
 
 
 def _end(receiver: Receiver) -> None:
