@@ -3,9 +3,12 @@ Plays scenarios and says what became of every message.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from tests.faults import report
 from tests.faults.levels import BUILT, LEVELS, Level
@@ -39,6 +42,10 @@ def chosen(names: list[str], levels: list[str]) -> Iterator[tuple[Scenario, Leve
                 yield scenario, level
 
 
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults", description=__doc__.strip()
@@ -48,6 +55,8 @@ def main() -> int:
     parser.add_argument("--level", action="append", default=[], choices=list(LEVELS))
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a table")
     options = parser.parse_args()
+    # Told to end, it ends what it has started, like after an interrupt.
+    signal.signal(signal.SIGTERM, _interrupted)
     size = FULL if options.full else SHORT
     verdicts = []
     print(report.heading(), flush=True)

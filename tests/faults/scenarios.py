@@ -102,7 +102,7 @@ SCENARIOS = [
     Scenario(
         "halt",
         silences.halted,
-        {SENT: _PRINTED, ACKED: (*_KEPT, recovered_within(2.0))},
+        {SENT: _PRINTED, ACKED: _KEPT},
     ),
     Scenario("flap", breaks.flaps, {SENT: _PRINTED, ACKED: _KEPT}),
     Scenario(
