@@ -13,7 +13,7 @@ from tests.faults.stage import Stage, wait_until
 
 #: Slow enough that there are unread bytes whenever it is killed: what comes within
 #: 50 ms. It keeps up with the load, at 640 kB/s for each connection.
-_SLOW = ("--read-bytes", "32768", "--pause", "0.05")
+SLOW = ("--read-bytes", "32768", "--pause", "0.05")
 _CONNECTED = "forwarder.connect.success"
 #: At least, as it arrives.
 _MESSAGE_BYTES = 150
@@ -40,27 +40,27 @@ def closes_idle(stage: Stage) -> None:
 
 def restarted(stage: Stage) -> None:
     """The receiver is restarted every 1-3 s under load."""
-    _broken_again_and_again(stage, stage.sink(), signal.SIGTERM)
+    broken_again_and_again(stage, stage.sink(), signal.SIGTERM)
 
 
 def killed(stage: Stage) -> None:
     """The receiver, a slow one, is killed every 1-3 s under load."""
-    _broken_again_and_again(stage, stage.sink(*_SLOW), signal.SIGKILL)
+    broken_again_and_again(stage, stage.sink(*SLOW), signal.SIGKILL)
 
 
 def rsyslogd_restarted(stage: Stage) -> None:
     """An rsyslogd is restarted every 1-3 s under load."""
-    _broken_again_and_again(stage, stage.rsyslogd(), signal.SIGTERM)
+    broken_again_and_again(stage, stage.rsyslogd(), signal.SIGTERM)
 
 
 def rsyslogd_killed(stage: Stage) -> None:
     """An rsyslogd is killed every 1-3 s under load."""
-    _broken_again_and_again(stage, stage.rsyslogd(), signal.SIGKILL)
+    broken_again_and_again(stage, stage.rsyslogd(), signal.SIGKILL)
 
 
 def one_of_several_dies(stage: Stage) -> None:
     """One of two destinations is killed under load, and comes back."""
-    steady, dying = stage.sink(), stage.sink(*_SLOW)
+    steady, dying = stage.sink(), stage.sink(*SLOW)
     intake = stage.starting(f"{steady.destination},{dying.destination}")
     intake.wait_until_usable()
     load = stage.load(intake)
@@ -93,10 +93,11 @@ def _demand_share(stage: Stage, sink: Sink, breach: str, before: int = 0) -> Non
     )
 
 
-def _broken_again_and_again(
-    stage: Stage, receiver: Receiver, number: signal.Signals
+def broken_again_and_again(
+    stage: Stage, receiver: Receiver, number: signal.Signals, **variables: str
 ) -> None:
-    intake = stage.logiss(receiver)
+    """The receiver is ended by a signal every 1-3 s under load, and starts again."""
+    intake = stage.logiss(receiver, **variables)
     load = stage.load(intake)
     since = time.monotonic()
     times = 0

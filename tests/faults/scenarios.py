@@ -137,6 +137,8 @@ SCENARIOS = [
         dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
         pending=_lacking("logiss.retries"),
     ),
+    Scenario("tls-restart", tls.restarted, {SENT: _PRINTED, ACKED: _KEPT}),
+    Scenario("tls-kill", tls.killed, {SENT: _PRINTED, ACKED: _KEPT}),
     *(
         Scenario(
             name,

@@ -144,33 +144,32 @@ class Sink:
                     time.sleep(options.pause)
 
     def _receive_tls(self, connection: socket.socket, name: str) -> str:
-        """Also keeps what came over the wire, as it came."""
+        """
+        Also keeps what came over the wire, as it came.
+
+        The kernel keeps what comes until it is decrypted in the region: what a death
+        takes between the two has not been read.
+        """
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = None
         if self.context is not None:
             tls = self.context.wrap_bio(incoming, outgoing, server_side=True)
-        at = 0
+        at, how = 0, ""
         with (
             (self._folder / f"{name}.wire").open("wb", 0) as wire,
             memoryview(self._region(name)) as region,
         ):
-            while octets := connection.recv(1 << 16):
+            while octets := connection.recv(self.options.read_bytes, socket.MSG_PEEK):
+                if tls is not None:
+                    incoming.write(octets)
+                    at, how = _decrypted(tls, region, at)
                 wire.write(octets)
-                if self.options.hang_up:
-                    return "hung_up"
-                if tls is None:
-                    continue
-                incoming.write(octets)
-                try:
-                    while taken := tls.read(1 << 16, region[at : at + (1 << 16)]):
-                        at = _advanced(at, int(taken))
-                    return "close_notify"
-                except ssl.SSLWantReadError:
-                    pass
-                except ssl.SSLError as e:
-                    return "refused " + str(e).replace(" ", "_")
-                finally:
-                    connection.sendall(outgoing.read())
+                connection.recv(len(octets))
+                connection.sendall(outgoing.read())
+                if self.options.hang_up or how:
+                    return how or "hung_up"
+                if self.options.pause:
+                    time.sleep(self.options.pause)
         return "fin"
 
     def _region(self, name: str) -> mmap.mmap:
@@ -178,6 +177,22 @@ class Sink:
         with path.open("wb+") as file:
             file.truncate(REGION_BYTES)
             return mmap.mmap(file.fileno(), REGION_BYTES)
+
+
+def _decrypted(tls: ssl.SSLObject, region: memoryview, at: int) -> tuple[int, str]:
+    """
+    Put what can be decrypted by now into `region`, from `at` on.
+
+    @return: where it ends, and how the session has ended, if it has.
+    """
+    try:
+        while taken := tls.read(1 << 16, region[at : at + (1 << 16)]):
+            at = _advanced(at, int(taken))
+    except ssl.SSLWantReadError:
+        return at, ""
+    except ssl.SSLError as e:
+        return at, "refused " + str(e).replace(" ", "_")
+    return at, "close_notify"
 
 
 def _advanced(at: int, taken: int) -> int:

@@ -1,11 +1,12 @@
 """
-Scenarios: TLS that must not come about, whatever is posted meanwhile.
+Scenarios: TLS that breaks, and TLS that must not come about, whatever is posted.
 
-In each the receiver, or the way in which it speaks TLS, is not to be trusted. Then
-the same receiver comes back as it should be, and a fresh POST passes.
+In the cases of the latter the receiver, or the way in which it speaks TLS, is not to
+be trusted. Then it comes back as it should be, and a fresh POST passes.
 """
 
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 import trustme
 from attrs import frozen
 
+from tests.faults.breaks import SLOW, broken_again_and_again
 from tests.faults.intake import Intake
 from tests.faults.load import Shape
 from tests.faults.receivers import Sink
@@ -102,6 +104,26 @@ def _abrupt(house: _House) -> Sequence[str]:
 def _refusing(house: _House) -> Sequence[str]:
     trusted = house.file("clients", trustme.CA().cert_pem)
     return *_proper(house), "--client-authority", str(trusted)
+
+
+def restarted(stage: Stage) -> None:
+    """A receiver over TLS is restarted every 1-3 s under load."""
+    _broken(stage, signal.SIGTERM)
+
+
+def killed(stage: Stage) -> None:
+    """A receiver over TLS, a slow one, is killed every 1-3 s under load."""
+    _broken(stage, signal.SIGKILL, *SLOW)
+
+
+def _broken(stage: Stage, number: signal.Signals, *options: str) -> None:
+    house = _House.built(stage)
+    sink = stage.sink(*_proper(house), *options)
+    pemfile = house.pemfile(client_of=house.authority)
+    broken_again_and_again(stage, sink, number, PEMFILE=str(pemfile))
+    run = stage.run.encode()
+    plain = any(run in octets for octets in sink.wire())
+    stage.demand(not plain, "a message has left in plaintext")
 
 
 def _refused(
