@@ -178,7 +178,12 @@ def test_backend_reads_late(tmp_path: Path) -> None:
     """
     with (
         receiving() as receiver,
-        running("twist", tmp_path, FORWARD_DEST=f"127.0.0.1:{receiver.port}") as daemon,
+        running(
+            "twist",
+            tmp_path,
+            FORWARD_DEST=f"127.0.0.1:{receiver.port}",
+            DELIVERY="sent",
+        ) as daemon,
     ):
         daemon.wait_until_usable()
         receiver.reading.clear()
