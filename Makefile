@@ -1,5 +1,6 @@
 # make run   sets everything up and runs logiss on port 5000
 # make test  sets everything up and passes the tests
+# make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
 # make sanitize  runs the tests of the compiled codec under AddressSanitizer
 #
 # PYTHON names the interpreter for the virtual environment: 3.11 or newer.
@@ -11,7 +12,7 @@ STAMP := $(VENV)/installed
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: bench run test lint sanitize clean
+.PHONY: bench faults run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -25,6 +26,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# As root and with iproute2, rsyslog and rsyslog-relp it plays all of them; what
+# cannot be played is a row that says why. FAULTS='--only kill --level acked' chooses.
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults --full --report docs/faults-report.rst $(FAULTS)
 
 # Says so where it cannot run: it needs gcc with libasan, and Python's headers.
 sanitize: $(STAMP)

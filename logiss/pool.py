@@ -240,9 +240,12 @@ class Pool:
     def _replay_ended(self) -> None:
         self._replays_open -= 1
         if not self._replays_open:
-            ended, self._replays_ended = self._replays_ended, []
-            for waiter in ended:
-                waiter.callback(None)
+            self._tell_replays_ended()
+
+    def _tell_replays_ended(self) -> None:
+        ended, self._replays_ended = self._replays_ended, []
+        for waiter in ended:
+            waiter.callback(None)
 
     def replays_ended(self) -> Deferred[None]:
         """Fires when nothing waits for replay, or the pool is stopped."""
@@ -276,6 +279,8 @@ class Pool:
         self._timer = self._turn = None
         begun = [d for sender in self._senders for d in sender.unconfirmed()]
         self._give_replays_up()
+        # Those that are on their way may still arrive, but are waited for no more.
+        self._tell_replays_ended()
         self._fail_all(begun)
 
     def _fail_all(self, begun: Iterable[Delivery] = ()) -> None:

@@ -8,8 +8,9 @@ session breaks, a delivery keeps the frames that have no answer: they are all th
 sent again.
 
 A backend that cannot live with a frame, because it is too long for it, ends the
-session without a word. A delivery whose first unanswered frame has ended two sessions
-in a row so is refused, or it would go on to end them all.
+session: librelp says serverclose first, others nothing. A delivery whose first
+unanswered frame has ended two sessions in a row is refused, or it would go on to end
+them all.
 """
 
 from collections import deque
@@ -78,7 +79,7 @@ class RELPSender(Sender):
         self._ready = False
         self._opening: IDelayedCall | None = None
         self._why = ""
-        self._ended_silently = False
+        self._ended_by_backend = False
 
     @property
     def joined_bytes_max(self) -> int:
@@ -118,6 +119,7 @@ class RELPSender(Sender):
                 self.transport.loseConnection()
             elif isinstance(event, Broken):
                 self.owner.delivered(self, confirmed)
+                self._ended_by_backend = True
                 self._give_up(f"RELP: {event.why}")
                 return
         if confirmed:
@@ -254,8 +256,8 @@ class RELPSender(Sender):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_opening()
-        # Nothing was said, and nobody here has given it up.
-        self._ended_silently = not self._over
+        if not self._over:
+            self._ended_by_backend = True
         super().connectionLost(reason)
 
     def loss(self, why: str, in_order: bool) -> Loss:
@@ -267,7 +269,7 @@ class RELPSender(Sender):
         unanswered = set(self._client.unanswered_txnrs())
         for sending in left:
             self._keep_the_rest(sending, unanswered)
-        if self._ended_silently and left and left[0].sent:
+        if self._ended_by_backend and left and left[0].sent:
             self._blame(left[0].delivery, why)
         return Loss(why, [s.delivery for s in left if s.delivery.octets])
 

@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 
 from logiss import codec
 from logiss.channel import ChannelSite
@@ -46,6 +46,8 @@ from logiss.wire import why_no_acknowledgements
 
 #: How often successes are summed up when they have no lines of their own.
 SUM_SECONDS = 10.0
+#: How long posts are still refused, once the last one has its answer.
+LAST_POSTS_SECONDS = 0.25
 #: How long clients may take to read their answers once everything is delivered.
 GOODBYE_SECONDS = 1.0
 #: How long an address may take for TCP's handshake. The kernel's pauses between two
@@ -266,6 +268,9 @@ class LogissService(Service):
         self.events.phase_reached("http", "shutdown")
         self.events.phase_reached("main", "drain", posts=self.drain.inside)
         await emptied
+        # Clients may have posted again while the last answers went out: they get
+        # their 503. What lies unread when they are closed has no answer.
+        await deferLater(self._reactor, LAST_POSTS_SECONDS)
         if self._port is not None:
             port, self._port = self._port, None
             stopped = port.stopListening()

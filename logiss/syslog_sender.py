@@ -93,8 +93,8 @@ class _Write:
 class SyslogSender(Sender):
     """
     @param acknowledgements: who looks for them; without, the level is ``sent``.
-    @param replay_bytes: how many newer bytes have to be confirmed behind a delivery
-        until it is replayed no more; 0 is never.
+    @param replay_bytes: at the level ``acked``, how many newer bytes have to be
+        confirmed behind a delivery until it is replayed no more; 0 replays nothing.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class SyslogSender(Sender):
         super().__init__(sender_id, owner)
         self._acknowledgements = acknowledgements
         self.hastens = acknowledgements is not None
-        self._replay_bytes = replay_bytes
+        # At the level sent there is nothing that would say what to keep.
+        self._replay_bytes = replay_bytes if self.hastens else 0
         # Offsets in the stream.
         self._written = 0
         self._left = 0
