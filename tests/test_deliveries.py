@@ -207,9 +207,7 @@ class _Deliveries(RuleBasedStateMachine):
 
     @property
     def alive(self) -> list[_Connection]:
-        return [
-            c for c in self.connections if not c.broken and not c.transport.aborted
-        ]
+        return [c for c in self.connections if not c.broken and not c.transport.aborted]
 
     def one_alive(self, which: int) -> _Connection:
         return self.alive[which % len(self.alive)]

@@ -235,7 +235,7 @@ class WholeTests(SynchronousTestCase):
         flush(backend)
         self.assertEqual(client.status, b"200")
         # One look whether the clients have gone, one turn until the backend has.
-        self.reactor.pump([0.02, 0])
+        self.reactor.pump([0.25, 0.02, 0])
         self.assertEqual(len(stopped()), 1)
         self.assertEqual(backend.value(), FORWARDED)
         self.assertFalse(client.connected or backend.connected)

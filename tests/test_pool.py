@@ -565,6 +565,17 @@ class ReplayTests(PoolTestCase):
         self.assertEqual(line["bytes"], "4")
         self.assertEqual(self.metrics.replays_given_up, 2)
 
+    def test_on_its_way(self) -> None:
+        """A replay that is on its way holds nobody up when the pool is stopped."""
+        (sender,) = self.connect()
+        sender.break_off("reset", [b"abc"])
+        (healed,) = self.connect()
+        ended = outcome(self.pool.replays_ended())
+        self.pool.stop()
+        self.assertEqual(ended(), [None])
+        healed.confirm()
+        self.assertEqual(self.lines.having("count#log-iss.forwarder.replay.lost"), [])
+
     def test_lost_after_stop(self) -> None:
         """So does one whose connection breaks at the very end."""
         (sender,) = self.connect()

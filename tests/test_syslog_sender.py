@@ -113,8 +113,15 @@ class SentTests(SenderTestCase):
         self.assertEqual(len(self.owner.lost), 1)
         self.assertEqual(len(self.owner.ready), 1)
 
+
+class SentReplayTests(SenderTestCase):
+    """Only ``acked`` replays."""
+
+    def make_sender(self, sender_id: int) -> SyslogSender:
+        return SyslogSender(sender_id, self.owner, None, 1000)
+
     def test_nothing_to_replay(self) -> None:
-        """What the kernel has taken is forgotten, however the connection ends."""
+        """What the kernel has taken is forgotten, whatever REPLAY_BYTES says."""
         sender, transport = self.connect()
         sender.send(deliveries(b"xyz"))
         transport.run()
