@@ -12,7 +12,7 @@ STAMP := $(VENV)/installed
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: bench faults run test lint sanitize clean
+.PHONY: bench bench-levels faults run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -41,6 +41,12 @@ bench:
 	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
 	$(BIN)/python benchmarks/posts.py --variant stock --variant pure --variant tls
 	$(BIN)/python benchmarks/codec.py
+
+# What the delivery levels cost, in one run; logiss without a name is at acked.
+bench-levels:
+	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
+	$(BIN)/python benchmarks/posts.py --variant sent --variant relp --seconds 2
+	$(BIN)/python benchmarks/posts.py --variant sent --variant relp --seconds 2 --connections 8
 
 $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'

@@ -3,7 +3,7 @@ CPU time per POST of logiss, beside a floor that only moves the bytes.
 
     python benchmarks/posts.py [--seconds 4] [--rounds 3] [--connections 32]
         [--frames 1 --frames 50 ...] [--variant stock] [--variant pure]
-        [--variant tls] [--peer NAME=COMMAND] [--plot FILE.svg]
+        [--variant tls] [--variant sent] [--variant relp] [--peer NAME=COMMAND] [--plot FILE.svg]
 
 Each server in turn takes the same load from wrk, round after round; the figures are
 medians over the rounds. A peer is any command that starts a log-iss in the
@@ -32,6 +32,8 @@ VARIANTS = {
     "stock": {"HTTP_CHANNEL": "stock"},
     "pure": {"LOGISS_PURE": "1"},
     "tls": {},
+    "sent": {"DELIVERY": "sent"},
+    "relp": {},
 }
 
 
@@ -86,6 +88,12 @@ def start_servers(
             tls_port, pem = stack.enter_context(harness.tls_sink(directory))
             variables |= harness.environment(port, tls_port, "localhost")
             variables["PEMFILE"] = str(pem)
+        elif name == "relp":
+            relp_port = harness.free_port()
+            relp_sink = [harness.compiled(directory, "relp_sink"), str(relp_port)]
+            log = directory / "relp_sink.log"
+            stack.enter_context(harness.process(relp_sink, relp_port, log))
+            variables |= harness.environment(port, relp_port, "relp://127.0.0.1")
         start(name, LOGISS, port, **variables)
     return servers
 
