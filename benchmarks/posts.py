@@ -3,7 +3,8 @@ CPU time per POST of logiss, beside a floor that only moves the bytes.
 
     python benchmarks/posts.py [--seconds 4] [--rounds 3] [--connections 32]
         [--frames 1 --frames 50 ...] [--variant stock] [--variant pure]
-        [--variant tls] [--variant sent] [--variant relp] [--peer NAME=COMMAND] [--plot FILE.svg]
+        [--variant tls] [--variant sent] [--variant relp]
+        [--peer NAME=COMMAND] [--plot FILE.svg]
 
 Each server in turn takes the same load from wrk, round after round; the figures are
 medians over the rounds. A peer is any command that starts a log-iss in the
