@@ -4,7 +4,6 @@ The table: each scenario with its levels and what they require.
 A level that is in the table with no more than `ALWAYS` is there for its figures.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 
 from attrs import field, frozen
@@ -39,13 +38,11 @@ def _required(
 class Scenario:
     """
     @ivar required: what each level has to show, by its name, beyond `ALWAYS`.
-    @ivar pending: what logiss lacks for it.
     """
 
     name: str
     play: Callable[[Stage], None]
     required: Mapping[str, tuple[Requirement, ...]] = field(converter=_required)
-    pending: str = ""
 
     @property
     def sentence(self) -> str:
@@ -66,10 +63,6 @@ def play(scenario: Scenario, level: Level, size: Size) -> Row:
     with staged(scenario.name, level, size) as stage:
         scenario.play(stage)
         return stage.row
-
-
-def _lacking(module: str) -> str:
-    return "" if importlib.util.find_spec(module) else f"logiss has no {module}"
 
 
 _HOLE = (*_KEPT, none_early, noticed_within(4.0), recovered_within(2.0))
@@ -135,7 +128,6 @@ SCENARIOS = [
         "retry",
         clients.retried,
         dict.fromkeys(_ANY_LEVEL, (none_lost, none_duplicated)),
-        pending=_lacking("logiss.retries"),
     ),
     Scenario("tls-restart", tls.restarted, {SENT: _PRINTED, ACKED: _KEPT}),
     Scenario("tls-kill", tls.killed, {SENT: _PRINTED, ACKED: _KEPT}),

@@ -37,7 +37,7 @@ def unacknowledged(stage: Stage) -> None:
 def _black_hole(stage: Stage, drop: Callable[[Link], None]) -> None:
     link = stage.stack.enter_context(Link())
     sink = stage.sink(host=link.inside, prefix=link.prefix)
-    intake = stage.logiss(sink, FORWARD_DEST_CONNECT_TIMEOUT=_CONNECT_TIMEOUT)
+    intake = stage.logiss(sink)
     load = stage.load(intake)
     for _ in range(stage.size.holes):
         stage.until_sent(stage.size.messages // (2 * stage.size.holes))

@@ -52,7 +52,6 @@ def _played(scenario: Scenario, level: Level) -> Row:
     [
         pytest.param(scenario, level, id=f"{scenario.name}-{level.name}")
         for scenario, level in _cells()
-        if not scenario.pending
     ],
 )
 def test_fault(scenario: Scenario, level: Level) -> None:
