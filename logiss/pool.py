@@ -218,11 +218,12 @@ class Pool:
             self._metrics.payloads_replayed += len(loss.replay)
             self._metrics.bytes_replayed += size
             self._events.replaying(sender.sender_id, len(loss.replay), size, loss.why)
-        # Two connections may break one after the other: the older payload goes
-        # first, whichever was lost first.
-        self._queue = deque(
-            sorted([*alive, *self._queue], key=lambda delivery: delivery.deadline)
-        )
+        if alive:
+            # Two connections may break one after the other: the older payload goes
+            # first, whichever was lost first.
+            self._queue = deque(
+                sorted([*alive, *self._queue], key=lambda delivery: delivery.deadline)
+            )
         if self._stopped:
             self._give_replays_up()
             self._fail_all()
