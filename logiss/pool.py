@@ -67,17 +67,17 @@ class _Delivery:
 
     @ivar octets: what is not confirmed of it; nothing once it has ended.
     @ivar waiter: fires at its end; None of a replay, for which nobody waits.
-    @ivar blames: see `logiss.senders.Delivery`.
+    @ivar blamed_at: see `logiss.senders.Delivery`.
     """
 
-    __slots__ = ("blames", "deadline", "octets", "payload", "size", "waiter")
+    __slots__ = ("blamed_at", "deadline", "octets", "payload", "size", "waiter")
 
     def __init__(self, payload: Payload, deadline: float) -> None:
         self.payload: Payload | None = payload
         self.octets = payload.octets
         self.size = len(payload.octets)
         self.deadline = deadline
-        self.blames = 0
+        self.blamed_at: float | None = None
         self.waiter: Deferred[None] | None = None
         if deadline != inf:
             self.waiter = Deferred(self._cancelled)

@@ -9,8 +9,9 @@ sent again.
 
 A backend that cannot live with a frame, because it is too long for it, ends the
 session: librelp says serverclose first, others nothing. A delivery whose first
-unanswered frame has ended two sessions in a row is refused, or it would go on to end
-them all.
+unanswered frame has ended two sessions, the second opened after the end of the first,
+is refused, or it would go on to end them all. Sessions that end together say nothing
+about a frame: so does a backend that is restarted.
 """
 
 from collections import deque
@@ -36,8 +37,6 @@ OPEN_SECONDS = 5.0
 #: Payloads are joined up to this size: about a window of short frames, so that the
 #: sessions share the work.
 JOINED_BYTES_MAX = 32 * 1024
-#: So many sessions in a row may end on a frame.
-BLAMES_MAX = 2
 
 _SOFTWARE = f"logiss,{__version__}".encode()
 
@@ -78,6 +77,7 @@ class RELPSender(Sender):
         self._unwritten: list[bytes] = []
         self._ready = False
         self._opening: IDelayedCall | None = None
+        self._opened_at = 0.0
         self._why = ""
         self._ended_by_backend = False
 
@@ -129,6 +129,7 @@ class RELPSender(Sender):
 
     def _opened(self) -> None:
         self._stop_opening()
+        self._opened_at = self.factory.seconds()
         self._ready = True
         self.has_become_usable()
 
@@ -275,12 +276,12 @@ class RELPSender(Sender):
 
     def _blame(self, delivery: Delivery, why: str) -> None:
         """The session has ended on a frame of `delivery`, as far as can be known."""
-        delivery.blames += 1
-        if delivery.blames >= BLAMES_MAX:
+        before, delivery.blamed_at = delivery.blamed_at, self.factory.seconds()
+        if before is not None and before < self._opened_at:
             self.owner.refused(
                 self,
                 delivery,
-                f"{BLAMES_MAX} sessions in a row have ended on a frame of it: {why};"
+                f"2 sessions in a row have ended on a frame of it: {why};"
                 " maybe it is too long for the backend",
             )
 
@@ -294,4 +295,4 @@ class RELPSender(Sender):
         ]
         if len(rest) < len(sending.messages):
             delivery.octets = b"".join([b"%d %b" % (len(m), m) for m in rest])
-            delivery.blames = 0
+            delivery.blamed_at = None

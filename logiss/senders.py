@@ -67,12 +67,12 @@ class Delivery(Protocol):
 
     @ivar octets: what of it is not confirmed: whole octet-counted frames; nothing
         when nobody waits for it any more.
-    @ivar blames: how many sessions in a row have ended with its first frame
-        unanswered.
+    @ivar blamed_at: when a session has last ended with its first frame unanswered,
+        in the clock's seconds; None when none has since a frame of it was answered.
     """
 
     octets: bytes
-    blames: int
+    blamed_at: float | None
 
 
 @frozen
@@ -306,6 +306,7 @@ class SenderFactory(ReconnectingClientFactory):
         # The policy is `reconnect_seconds`, not the base class's own.
         self.jitter = cast(Any, None)
         self.call_later = clock.callLater
+        self.seconds = clock.seconds
         self.connector: Any = None
         self._sender_id = sender_id
         self._make_sender = make_sender

@@ -134,7 +134,7 @@ class FakeDelivery:
 
     def __init__(self, octets: bytes) -> None:
         self.octets = octets
-        self.blames = 0
+        self.blamed_at: float | None = None
 
 
 def deliveries(*octets: bytes) -> list[FakeDelivery]:

@@ -68,7 +68,7 @@ class SenderTestCase(SynchronousTestCase):
         self.connector = FakeConnector(self.factory)
         self.connector.connect()
 
-    def make_sender(self, sender_id: int) -> SyslogSender:
+    def make_sender(self, sender_id: int) -> Sender:
         return SyslogSender(sender_id, self.owner)
 
     def connect(self) -> tuple[SyslogSender, KernelTransport]:
