@@ -14,8 +14,11 @@ _AT_ONCE = 20
 #: Room for the bodies that are begun at once and little more: when what they held is
 #: not given back, there is none left after a fifth of the short run.
 _ROOM = {"MAX_BODY_BYTES": "2MiB", "MAX_INFLIGHT_BYTES": "24MiB"}
-#: What an allocator may keep for later; a sixth of what is begun in the short run.
-_KEPT_BYTES = 16 * 1024 * 1024
+#: What an allocator may keep for later, beyond what it kept after the first rounds: as
+#: much as is begun at once. More than six times that is begun in the short run.
+_KEPT_BYTES = 20 * 1024 * 1024
+_ROUNDS_BEFORE = 3
+_ROUNDS = 12
 _RETURN_SECONDS = 10.0
 _RETRIED_MESSAGES = 25
 
@@ -25,9 +28,11 @@ def gone(stage: Stage) -> None:
     sink = stage.sink()
     intake = stage.logiss(sink, **_ROOM)
     # What the first POSTs need stays.
-    _go_away(stage, intake)
+    for _ in range(_ROUNDS_BEFORE):
+        _go_away(stage, intake)
     before = intake.resident_bytes()
-    while stage.ledger.sent() < stage.size.messages:
+    enough = stage.ledger.sent() + _ROUNDS * _AT_ONCE * _BODY[0]
+    while stage.ledger.sent() < max(stage.size.messages, enough):
         _go_away(stage, intake)
     returned = wait_until(
         lambda: intake.resident_bytes() <= before + _KEPT_BYTES, _RETURN_SECONDS
