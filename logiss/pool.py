@@ -305,18 +305,23 @@ class Pool:
             return
         self._dispatching = True
         try:
-            while (self._replays or self._queue) and (self._idle or self._behind):
-                self._hand_out()
+            while (self._replays or self._queue) and self._hand_out():
+                pass
         finally:
             self._dispatching = False
 
-    def _hand_out(self) -> None:
-        ready = self._idle or self._behind
-        sender = next(iter(ready))
-        group = self._take(sender.joined_bytes_max)
-        if not group:
-            return
-        del ready[sender]
+    def _hand_out(self) -> bool:
+        """Give a sender what it can take; whether there was one."""
+        for ready in (self._idle, self._behind):
+            for sender in ready:
+                group = self._take(sender)
+                if group:
+                    del ready[sender]
+                    self._send(sender, group)
+                    return True
+        return False
+
+    def _send(self, sender: ISender, group: list[_Delivery]) -> None:
         now = self._clock.seconds()
         first_begun = []
         for delivery in group:
@@ -336,19 +341,26 @@ class Pool:
             queue = self._replays if delivery.is_replay else self._queue
             queue.appendleft(delivery)
 
-    def _take(self, size_max: int) -> list[_Delivery]:
-        """What the next write is made of; nothing when nothing waits."""
-        size = 0
+    def _take(self, sender: ISender) -> list[_Delivery]:
+        """What its next write is made of; nothing when nothing waits for it."""
+        room = sender.joined_bytes_max
         group: list[_Delivery] = []
         for queue in (self._replays, self._queue):
+            for_others: list[_Delivery] = []
             while queue:
                 delivery = queue[0]
-                if delivery.octets:
-                    if group and size + len(delivery.octets) > size_max:
-                        return group
-                    size += len(delivery.octets)
+                blamed_at = delivery.blamed_at
+                if blamed_at is not None and blamed_at >= sender.usable_since:
+                    for_others.append(delivery)
+                elif delivery.octets:
+                    room -= len(delivery.octets)
+                    if room < 0 and group:
+                        break
                     group.append(delivery)
                 queue.popleft()
+            queue.extendleft(reversed(for_others))
+            if room < 0:
+                break
         return group
 
     # deadlines

@@ -11,7 +11,7 @@ A backend that cannot live with a frame, because it is too long for it, ends the
 session: librelp says serverclose first, others nothing. A delivery whose first
 unanswered frame has ended two sessions, the second opened after the end of the first,
 is refused, or it would go on to end them all. Sessions that end together say nothing
-about a frame: so does a backend that is restarted.
+about a frame: a backend that is restarted ends them all.
 """
 
 from collections import deque
@@ -77,7 +77,6 @@ class RELPSender(Sender):
         self._unwritten: list[bytes] = []
         self._ready = False
         self._opening: IDelayedCall | None = None
-        self._opened_at = 0.0
         self._why = ""
         self._ended_by_backend = False
 
@@ -129,7 +128,6 @@ class RELPSender(Sender):
 
     def _opened(self) -> None:
         self._stop_opening()
-        self._opened_at = self.factory.seconds()
         self._ready = True
         self.has_become_usable()
 
@@ -277,7 +275,7 @@ class RELPSender(Sender):
     def _blame(self, delivery: Delivery, why: str) -> None:
         """The session has ended on a frame of `delivery`, as far as can be known."""
         before, delivery.blamed_at = delivery.blamed_at, self.factory.seconds()
-        if before is not None and before < self._opened_at:
+        if before is not None and before < self.usable_since:
             self.owner.refused(
                 self,
                 delivery,

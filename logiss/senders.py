@@ -69,6 +69,7 @@ class Delivery(Protocol):
         when nobody waits for it any more.
     @ivar blamed_at: when a session has last ended with its first frame unanswered,
         in the clock's seconds; None when none has since a frame of it was answered.
+        It goes only to a connection that became usable later.
     """
 
     octets: bytes
@@ -94,6 +95,7 @@ class ISender(Interface):
     """One usable connection to the backend."""
 
     sender_id = Attribute("Number of the connection, from 0.")
+    usable_since = Attribute("When it became usable, in the clock's seconds.")
     unconfirmed_bytes = Attribute("How much it was given that has no outcome yet.")
     joined_bytes_max = Attribute(
         "Payloads are joined up to this size for one `send`; a larger one goes alone."
@@ -169,6 +171,7 @@ class Sender(protocol.Protocol):
         self.owner = owner
         self.unconfirmed_bytes = 0
         self.usable = False
+        self.usable_since = 0.0
         self.was_usable = False
         self._over = False
         self._confirmed = False
@@ -212,6 +215,7 @@ class Sender(protocol.Protocol):
 
     def has_become_usable(self) -> None:
         self.usable = self.was_usable = True
+        self.usable_since = self.factory.seconds()
         self.factory.sender_usable(self)
         self.owner.sender_ready(self)
 

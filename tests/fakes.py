@@ -63,6 +63,7 @@ class FakeSender:
 
     def __init__(self, sender_id: int = 0) -> None:
         self.sender_id = sender_id
+        self.usable_since = 0.0
         self.unconfirmed_bytes = 0
         self.joined_bytes_max = 1000
         self.writes: list[bytes] = []

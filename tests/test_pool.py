@@ -510,6 +510,48 @@ class RefusedTests(PoolTestCase):
         self.assertEqual(self.metrics.payloads_refused, 1)
 
 
+class BlamedTests(PoolTestCase):
+    """What a connection has ended on goes only to one that became usable later."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock.advance(1)
+        self.first, self.second = self.connect(2)
+        self.result = self.deliver(b"a")
+        (delivery,) = self.first.unconfirmed()
+        self.clock.advance(1)
+        delivery.blamed_at = self.clock.seconds()
+        self.first.break_off()
+
+    def _connect_later(self) -> FakeSender:
+        later = FakeSender(2)
+        self.clock.advance(0.1)
+        later.usable_since = self.clock.seconds()
+        later.connect(self.pool)
+        return later
+
+    def test_later_connection(self) -> None:
+        """It waits for that, though another connection is idle."""
+        self.assertEqual([], self.second.writes)
+        later = self._connect_later()
+        self.assertEqual([b"a"], later.writes)
+        later.flush()
+        self.assertEqual([None], self.result())
+
+    def test_others_go_on(self) -> None:
+        """What stands behind it does not wait, and it keeps its place."""
+        self.deliver(b"b")
+        self.assertEqual([b"b"], self.second.writes)
+        self.deliver(b"c")
+        self.assertEqual([b"ac"], self._connect_later().writes)
+
+    def test_deadline(self) -> None:
+        """When none comes in time it fails, like any other."""
+        self.clock.advance(TIMEOUT_SECONDS)
+        self.assert_not_delivered(self.result())
+        self.assertEqual([], self._connect_later().writes)
+
+
 class ReplayTests(PoolTestCase):
     """What a broken connection leaves for replay is sent again."""
 
