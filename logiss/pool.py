@@ -305,21 +305,29 @@ class Pool:
             return
         self._dispatching = True
         try:
-            while (self._replays or self._queue) and self._hand_out():
-                pass
+            while given := self._hand_all_out():
+                for sender in given:
+                    sender.look()
         finally:
             self._dispatching = False
 
-    def _hand_out(self) -> bool:
-        """Give a sender what it can take; whether there was one."""
+    def _hand_all_out(self) -> Iterable[ISender]:
+        """Give the senders what they can take; who has been given something."""
+        given: dict[ISender, None] = {}
+        while (self._replays or self._queue) and (sender := self._hand_out()):
+            given[sender] = None
+        return given
+
+    def _hand_out(self) -> ISender | None:
+        """Give a sender what it can take; who it was, if there was one."""
         for ready in (self._idle, self._behind):
             for sender in ready:
                 group = self._take(sender)
                 if group:
                     del ready[sender]
                     self._send(sender, group)
-                    return True
-        return False
+                    return sender
+        return None
 
     def _send(self, sender: ISender, group: list[_Delivery]) -> None:
         now = self._clock.seconds()

@@ -250,9 +250,6 @@ class RELPSender(Sender):
         else:
             self.abort()
 
-    def look(self) -> None:
-        """Whatever has not been answered by now will not be."""
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_opening()
         if not self._over:

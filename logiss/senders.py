@@ -109,6 +109,12 @@ class ISender(Interface):
             connection is about to be lost.
         """
 
+    def look() -> None:
+        """
+        See what has reached its level; to be called soon behind `send`. What has not
+        by then is told later, unasked.
+        """
+
     def unconfirmed() -> Sequence[Delivery]:
         """What it was given that has no outcome yet, oldest first."""
 
@@ -197,7 +203,7 @@ class Sender(protocol.Protocol):
         """All that was written has left."""
 
     def look(self) -> None:
-        """See what was acknowledged; the connection is about to end."""
+        """See what has reached its level, where that is not told unasked."""
 
     def loss(self, why: str, in_order: bool) -> Loss:
         """

@@ -4,9 +4,10 @@ levels ``sent`` and ``acked``.
 
 ``sent``: a delivery is confirmed when all its bytes have left for the kernel.
 ``acked``: when the backend's kernel has acknowledged them. A sender knows the offset
-in its stream at which each write ends; while one is unconfirmed, `Acknowledgements`
-has it look how far the backend's kernel has come. Further writes do not wait for
-that, up to `UNCONFIRMED_MAX`.
+in its stream at which each write ends, and looks how far the backend's kernel has
+come: as soon as its owner has given out what it had, for a near backend has mostly
+acknowledged it by then, and while a write is unconfirmed when `Acknowledgements` has
+it look again. Further writes do not wait for that, up to `UNCONFIRMED_MAX`.
 
 What was acknowledged may have stood unread in the backend's kernel when the backend
 died. So an ``acked`` sender keeps what was confirmed until so many newer bytes are
@@ -26,7 +27,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from logiss.senders import Delivery, ISenderOwner, Loss, Sender
 
 #: Payloads are joined up to this size; a larger one is written alone.
-WRITE_BYTES_MAX = 256 * 1024
+WRITE_BYTES_MAX = 512 * 1024
 #: Further writes wait when more bytes than these have no confirmation, and are no
 #: larger themselves: together they come to one write.
 UNCONFIRMED_MAX = WRITE_BYTES_MAX // 2
@@ -112,6 +113,7 @@ class SyslogSender(Sender):
         # Offsets in the stream.
         self._written = 0
         self._left = 0
+        self._watched_to = 0
         self._confirmed_to = 0
         self._unconfirmed: deque[_Write] = deque()
         self._answered: deque[_Write] = deque()
@@ -137,15 +139,17 @@ class SyslogSender(Sender):
         self.unconfirmed_bytes += size
         self._unconfirmed.append(_Write(deliveries, self._written))
         if self.wire.write(octets):
-            self.written()
+            self._all_has_left()
         return True
 
     def written(self) -> None:
+        self._all_has_left()
+        self.look()
+
+    def _all_has_left(self) -> None:
         self._left = self._written
         if self._acknowledgements is None:
             self._confirm(self._left)
-        else:
-            self._acknowledgements.watch(self)
         self._get_ready()
 
     def look(self) -> None:
@@ -154,6 +158,9 @@ class SyslogSender(Sender):
             return
         self._confirm(self._left - self.wire.unacknowledged())
         self._get_ready()
+        if self._watched_to < self._left and self._unconfirmed and not self._over:
+            self._watched_to = self._left
+            self._acknowledgements.watch(self)
 
     def _get_ready(self) -> None:
         if (

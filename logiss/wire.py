@@ -39,12 +39,16 @@ KEEPALIVE_IDLE_SECONDS = 15
 KEEPALIVE_INTERVAL_SECONDS = 2
 KEEPALIVE_PROBES = 3
 
-# A receiver acknowledges a write that fills whole segments only when its timer for
-# delayed acknowledgements fires, 40 ms later, and on loopback a segment is 64 KiB. A
-# short segment behind it is acknowledged as soon as it has been read.
+# A receiver acknowledges a write of one segment only when its timer for delayed
+# acknowledgements fires, 40 ms later, and on loopback a segment is 64 KiB. A short
+# segment behind it is acknowledged as soon as it has been read; and so is a write that
+# is longer than a segment, which needs none.
 _TAIL_BYTES = 64
+_TAILED_BYTES_MAX = 64 * 1024
 # More chunks than this are small ones, and joined sooner than handed over one by one.
 _CHUNKS_MAX = 64
+
+_unpack_int = struct.Struct("i").unpack
 
 
 def why_no_acknowledgements() -> str:
@@ -53,15 +57,14 @@ def why_no_acknowledgements() -> str:
         return f"needs Linux's SIOCOUTQ, which {sys.platform} does not have"
     with socket.socket() as probe:
         try:
-            _send_queue(probe)
+            _send_queue(probe.fileno())
         except OSError as e:
             return f"needs the ioctl SIOCOUTQ, which this system refuses: {e.strerror}"
     return ""
 
 
-def _send_queue(connection: socket.socket) -> int:
-    octets = ioctl(connection.fileno(), _SIOCOUTQ, b"\0\0\0\0")
-    size: int = struct.unpack("i", octets)[0]
+def _send_queue(fd: int) -> int:
+    size: int = _unpack_int(ioctl(fd, _SIOCOUTQ, b"\0\0\0\0"))[0]
     return size
 
 
@@ -72,6 +75,7 @@ class Wire:
     @param left: called when all that was written has left, unless `write` has
         already said so.
     @param hastens: whether the backend is to acknowledge soon what is written.
+    @ivar writing: whether something that was written has not left.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Wire:
         self._socket: socket.socket | None = None
         # Says that the backend has ended its side, even behind unread bytes.
         self._ended: Any = None
-        self._writing = False
+        self.writing = False
         self._registering = False
         self._tail = b""
         if ITCPTransport.providedBy(self._tcp):
@@ -96,6 +100,7 @@ class Wire:
 
     def _take_socket(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._fd = connection.fileno()
         if hasattr(select, "POLLRDHUP"):
             self._ended = select.poll()
             self._ended.register(connection, select.POLLRDHUP)
@@ -108,11 +113,6 @@ class Wire:
             option = getattr(socket, name, None)
             if option is not None and connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, option, value)
-
-    @property
-    def writing(self) -> bool:
-        """Whether something that was written has not left."""
-        return self._writing
 
     def why_ended(self) -> str:
         """Why nothing must be written any more, as far as is known by now."""
@@ -128,7 +128,7 @@ class Wire:
         Bytes that have left and that the backend's kernel has not acknowledged; for
         TLS of ciphertext. All there ever were, where there is no socket to ask.
         """
-        return sys.maxsize if self._socket is None else _send_queue(self._socket)
+        return sys.maxsize if self._socket is None else _send_queue(self._fd)
 
     def write(self, chunks: Sequence[bytes]) -> bool:
         """
@@ -136,7 +136,7 @@ class Wire:
 
         @return: whether everything has left already.
         """
-        assert not self._writing, "one write at a time"
+        assert not self.writing, "one write at a time"
         if self._is_tls:
             octets = b"".join(chunks)
             has_left = self._transport.write_through(octets, self._send_now)
@@ -144,7 +144,7 @@ class Wire:
             has_left = self._write_through(chunks)
         if has_left:
             return True
-        self._writing = True
+        self.writing = True
         self._registering = True
         self._tcp.registerProducer(self, streaming=False)
         self._registering = False
@@ -177,7 +177,7 @@ class Wire:
         try:
             if self._is_tls and self._has_unread(connection):
                 return 0
-            if self._hastens:
+            if self._hastens and sum(map(len, chunks)) <= _TAILED_BYTES_MAX:
                 return _send_with_tail(connection, chunks)
             return connection.sendmsg(chunks)
         except OSError:
@@ -194,7 +194,7 @@ class Wire:
     def resumeProducing(self) -> None:
         # The first call comes from registerProducer, the next when the kernel has
         # taken everything, unless TLS still holds bytes back.
-        if self._registering or not self._writing:
+        if self._registering or not self.writing:
             return
         if self._tail:
             tail, self._tail = self._tail, b""
@@ -206,7 +206,7 @@ class Wire:
         if self._is_tls and self._transport.is_over:
             # What was written last may have been dropped; connectionLost follows.
             return
-        self._writing = False
+        self.writing = False
         self._left()
 
     def stopProducing(self) -> None:
@@ -214,8 +214,8 @@ class Wire:
 
     def abort(self) -> None:
         """Give the connection up; what the kernel still has is thrown away."""
-        if self._writing:
-            self._writing = False
+        if self.writing:
+            self.writing = False
             self._tcp.unregisterProducer()
         self._transport.abortConnection()
 
@@ -231,7 +231,7 @@ class Wire:
         Wait no longer for the backend to close. What the kernel has it goes on
         sending; an abort would throw that away, answered as it is.
         """
-        if self._writing:
+        if self.writing:
             self.abort()
         else:
             self._tcp.loseConnection()

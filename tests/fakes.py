@@ -92,6 +92,9 @@ class FakeSender:
         self.unconfirmed_bytes += len(self.writes[-1])
         return True
 
+    def look(self) -> None:
+        """The test says what has reached its level."""
+
     def unconfirmed(self) -> Sequence[Delivery]:
         return [d for group in self._groups for d in group]
 

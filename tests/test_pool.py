@@ -510,6 +510,44 @@ class RefusedTests(PoolTestCase):
         self.assertEqual(self.metrics.payloads_refused, 1)
 
 
+class _Impatient(FakeSender):
+    """Learns only when it looks that everything was acknowledged."""
+
+    def look(self) -> None:
+        if self.in_flight:
+            self.flush()
+
+
+class LookTests(PoolTestCase):
+    """Senders look as soon as the pool has given out what it could."""
+
+    def test_behind_all(self) -> None:
+        """Not behind each write, but then until nothing waits; in the same turn."""
+        senders = [_Impatient(i) for i in range(2)]
+        for sender in senders:
+            sender.connect(self.pool)
+        results = []
+        for size in (900, 800, 700):
+            payload = Payload(b"x" * size, self.clock.seconds())
+            results.append(outcome(self.pool.deliver(payload)))
+        self.assertEqual([[], []], [sender.writes for sender in senders])
+        self.clock.advance(0)
+        self.assertEqual([[None]] * 3, [result() for result in results])
+        written = [[len(write) for write in sender.writes] for sender in senders]
+        self.assertEqual([[900, 700], [800]], written)
+
+    def test_lost_while_looking(self) -> None:
+        """A sender that is found to be lost gives back what it had."""
+        first, second = (FakeSender(i) for i in range(2))
+        first.look = lambda: first.break_off()  # type: ignore[method-assign]
+        first.connect(self.pool)
+        result = self.deliver(b"a")
+        self.assertEqual([b"a"], first.writes)
+        second.connect(self.pool)
+        second.flush()
+        self.assertEqual([None], result())
+
+
 class BlamedTests(PoolTestCase):
     """What a connection has ended on goes only to one that became usable later."""
 

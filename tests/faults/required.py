@@ -10,7 +10,7 @@ from tests.faults.ledger import Counts
 
 #: REPLAY_BYTES by default, the largest write of joined payloads, and a payload more,
 #: as payloads are replayed whole.
-DUPLICATE_BYTES_PER_BREAK = 262_144 + 262_144 + 65_536
+DUPLICATE_BYTES_PER_BREAK = 262_144 + 524_288 + 65_536
 #: What an answer may take beyond the delivery timeout.
 GRACE_SECONDS = 1.0
 
