@@ -171,6 +171,9 @@ class TailTests(WireTestCase):
             ([100, 64], [100, 64]),
             ([100, 200], [236, 64]),
             ([1] * 200, [136, 64]),
+            ([65_536], [65_472, 64]),
+            # That is more than a segment, wherever it goes.
+            ([65_537], [65_537]),
         ):
             chunks = [os.urandom(size) for size in sizes]
             self.assertTrue(self.wire.write(chunks))
