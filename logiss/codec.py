@@ -13,6 +13,7 @@ NAME = "pure"
 rewrite = frames.rewrite
 split = frames.split
 syslog_frames = relp.syslog_frames
+answers = relp.answers
 
 if os.environ.get("LOGISS_PURE") != "1":
     try:
@@ -24,3 +25,4 @@ if os.environ.get("LOGISS_PURE") != "1":
         rewrite = _frames.rewrite
         split = _frames.split
         syslog_frames = _frames.syslog_frames
+        answers = _frames.answers

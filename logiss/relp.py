@@ -132,6 +132,12 @@ def syslog_frames(messages: list[bytes], first_txnr: int) -> bytes:
     return b"".join([b"%d syslog %d %b\n" % (t, len(m), m) for t, m in numbered])
 
 
+def answers(first_txnr: int, end_txnr: int) -> bytes:
+    """How a server takes the frames from `first_txnr` to before `end_txnr`."""
+    txnrs = range(first_txnr, end_txnr)
+    return b"%d rsp 6 200 OK\n" * len(txnrs) % tuple(txnrs)
+
+
 class Client:
     """
     One session.
@@ -150,11 +156,13 @@ class Client:
         window: int = 128,
         txnr_max: int = TXNR_MAX,
         syslog_frames: Callable[[list[bytes], int], bytes] = syslog_frames,
+        answers: Callable[[int, int], bytes] = answers,
     ) -> None:
         """
         @param software: name, version and address, separated by commas.
         @param txnr_max: the last one that a message may have.
         @param syslog_frames: does the same as the one of this module.
+        @param answers: as well.
         """
         if b"\n" in software:
             raise ValueError(f"software is one line, not {software!r}")
@@ -168,6 +176,7 @@ class Client:
         self._window = window
         self._txnr_max = txnr_max
         self._syslog_frames = syslog_frames
+        self._answers = answers
         # The oldest frame without an answer, and those behind it that have one.
         self._oldest = self.next_txnr
         self._early: set[int] = set()
@@ -224,16 +233,22 @@ class Client:
             return b""
         if len(messages) > self.room:
             raise ValueError(f"{len(messages)} messages, but room for {self.room}")
-        sizes = list(map(len, messages))
-        if min(sizes) == 0 or max(sizes) > MESSAGE_BYTES_MAX:
-            raise ValueError(f"a message has 1 to {MESSAGE_BYTES_MAX} bytes")
         first = self.next_txnr
+        octets = self._syslog_frames(messages, first)
+        # All together are mostly shorter than one may be.
+        if not all(messages) or (
+            len(octets) > MESSAGE_BYTES_MAX
+            and max(map(len, messages)) > MESSAGE_BYTES_MAX
+        ):
+            raise ValueError(f"a message has 1 to {MESSAGE_BYTES_MAX} bytes")
         self.next_txnr += len(messages)
         if not self._early and not self._buffer:
             begun = self._answer_begun()
-            self._foreseen = self._foreseen[begun:] + _answers(first, self.next_txnr)
+            self._foreseen = self._foreseen[begun:] + self._answers(
+                first, self.next_txnr
+            )
             self._seen -= begun
-        return self._syslog_frames(messages, first)
+        return octets
 
     def close(self) -> bytes:
         """
@@ -285,7 +300,7 @@ class Client:
         while (frame := self._next_frame()) is not None:
             self._take(*frame, events)
         if not self._early:
-            foreseen = _answers(self._oldest, self.next_txnr)
+            foreseen = self._answers(self._oldest, self.next_txnr)
             if foreseen.startswith(bytes(self._buffer[: len(foreseen) + 1])):
                 self._foreseen, self._seen = foreseen, len(self._buffer)
                 self._buffer.clear()
@@ -366,11 +381,6 @@ class Client:
         if self._is_over:
             self._foreseen = b""
             self._buffer.clear()
-
-
-def _answers(first: int, end: int) -> bytes:
-    """How a server takes the frames from `first` to before `end`."""
-    return b"%d rsp 6 200 OK\n" * (end - first) % tuple(range(first, end))
 
 
 def _opened(data: bytes) -> Opened:

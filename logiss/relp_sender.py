@@ -32,6 +32,9 @@ from logiss.senders import (
     Sender,
 )
 
+#: While others are on their way, fewer than so many wait for room for more: each write
+#: has a price, and the backend has enough to do.
+FEW_FRAMES = 64
 #: How long a backend may take to answer the opening of a session.
 OPEN_SECONDS = 5.0
 #: Payloads are joined up to this size: about a window of short frames, so that the
@@ -70,7 +73,9 @@ class RELPSender(Sender):
         @param client: the session; by default one as the backend expects it.
         """
         super().__init__(sender_id, owner)
-        self._client = client or Client(_SOFTWARE, syslog_frames=codec.syslog_frames)
+        self._client = client or Client(
+            _SOFTWARE, syslog_frames=codec.syslog_frames, answers=codec.answers
+        )
         self._sendings: deque[_Sending] = deque()
         # Those at the end of them that are not sent, or not to their end.
         self._unsent: deque[_Sending] = deque()
@@ -157,6 +162,12 @@ class RELPSender(Sender):
     def _fill(self) -> None:
         """Send what the window has room for; say so when there is room for more."""
         room = self._client.room
+        if (
+            room < FEW_FRAMES
+            and self._client.unanswered
+            and self._are_more_unsent_than(room)
+        ):
+            return
         messages: list[bytes] = []
         while self._unsent and len(messages) < room:
             sending = self._unsent[0]
@@ -174,6 +185,11 @@ class RELPSender(Sender):
         elif not self._ready and not self._unsent and self._client.room:
             self._ready = True
             self.owner.sender_ready(self)
+
+    def _are_more_unsent_than(self, room: int) -> bool:
+        for sending in self._unsent:
+            room -= len(sending.messages) - sending.sent
+        return room < 0
 
     def _write(self, octets: bytes) -> None:
         if self.wire.writing:

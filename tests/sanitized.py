@@ -129,6 +129,12 @@ MISTAKES = (
         "made = new_bytes(NULL, size - 1)",
         "\nWRITE of size 1 ",
     ),
+    Mistake(
+        "writes-behind-answers",
+        "lines = new_bytes(NULL, size)",
+        "lines = new_bytes(NULL, size - 1)",
+        "\nWRITE of size 14 ",
+    ),
 )
 
 
@@ -297,6 +303,7 @@ def run_inside(library: str) -> int:
     module.rewrite = _poisoning(module.rewrite)
     module.split = _split_poisoning(module.split)
     module.syslog_frames = _frames_poisoning(module.syslog_frames)
+    module.answers = _answers_poisoning(module.answers)
     os.environ["CI"] = "true"  # A codec that is not there is a failure.
 
     from tests import test_frames
@@ -372,6 +379,18 @@ def _frames_poisoning(syslog_frames: Callable[..., Any]) -> Callable[..., Any]:
             for message in {id(m): m for m in messages or ()}.values():
                 stack.enter_context(_nul_poisoned(message))
             octets = syslog_frames(messages, first_txnr)
+        if octets:
+            _asan("unpoison", octets)
+        return octets
+
+    return poisoned
+
+
+def _answers_poisoning(answers: Callable[..., Any]) -> Callable[..., Any]:
+    """`answers`, of which only what it makes can be out of bounds."""
+
+    def poisoned(first_txnr: Any, end_txnr: Any) -> Any:
+        octets = answers(first_txnr, end_txnr)
         if octets:
             _asan("unpoison", octets)
         return octets

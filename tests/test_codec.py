@@ -19,10 +19,10 @@ RUN_SECONDS = 60
 #: What a process of its own prints: the choice, and where it has it from.
 CHOICE = (
     "print(codec.NAME, *(f.__module__"
-    " for f in (codec.rewrite, codec.split, codec.syslog_frames)))"
+    " for f in (codec.rewrite, codec.split, codec.syslog_frames, codec.answers)))"
 )
-PURE = "pure logiss.frames logiss.frames logiss.relp\n"
-COMPILED = "compiled" + " logiss._frames" * 3 + "\n"
+PURE = "pure logiss.frames logiss.frames logiss.relp logiss.relp\n"
+COMPILED = "compiled" + " logiss._frames" * 4 + "\n"
 
 
 def printed(program: str, **environ: str) -> str:

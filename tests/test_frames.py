@@ -125,6 +125,7 @@ class TwinTestCase(SynchronousTestCase):
     syslog_frames: Callable[[list[bytes], int], bytes] = staticmethod(
         relp.syslog_frames
     )
+    answers: Callable[[int, int], bytes] = staticmethod(relp.answers)
 
 
 class OnCompiled(TwinTestCase):
@@ -137,6 +138,7 @@ class OnCompiled(TwinTestCase):
         rewrite = staticmethod(compiled.rewrite)
         split = staticmethod(compiled.split)
         syslog_frames = staticmethod(compiled.syslog_frames)
+        answers = staticmethod(compiled.answers)
 
     def setUp(self) -> None:
         super().setUp()
@@ -889,6 +891,35 @@ class SyslogFramesTests(TwinTestCase):
                 self.syslog_frames(messages, first)  # type: ignore[arg-type]
 
 
+class AnswersTests(TwinTestCase):
+    """`answers` are what a RELP server says that takes all."""
+
+    def test_octets(self) -> None:
+        """One line for each frame."""
+        self.assertEqual(self.answers(9, 11), b"9 rsp 6 200 OK\n10 rsp 6 200 OK\n")
+        for first, end in ((2, 2), (3, 2)):
+            self.assertEqual(self.answers(first, end), b"")
+
+    @on_each_twin
+    @given(
+        st.one_of(
+            st.integers(1, 999_999_999),
+            st.integers(1, 9).map(lambda digits: 10**digits - 3),
+        ),
+        st.integers(0, 200),
+    )
+    def test_any_txnrs(self, first: int, count: int) -> None:
+        """With as many digits as they have."""
+        expected = b"".join(b"%d rsp 6 200 OK\n" % (first + n) for n in range(count))
+        self.assertEqual(self.answers(first, first + count), expected)
+
+    def test_nothing_but_numbers(self) -> None:
+        """What is no number is a TypeError, not a crash."""
+        for first, end in ((None, 2), (2, None), (b"2", 3), (2, "3")):
+            with self.subTest((first, end)), self.assertRaises(TypeError):
+                self.answers(first, end)  # type: ignore[arg-type]
+
+
 # What may stand before a frame instead of its length, made from that.
 _lengths = st.one_of(
     st.integers(-3, 3).map(lambda more: lambda size: b"%d " % max(0, size + more)),
@@ -1100,6 +1131,10 @@ class CompiledMessagesTests(OnCompiled, MessagesTests):
 
 class CompiledSplitTests(OnCompiled, SplitTests):
     """`SplitTests` on the compiled twin."""
+
+
+class CompiledAnswersTests(OnCompiled, AnswersTests):
+    """`AnswersTests` on the compiled twin."""
 
 
 class CompiledSyslogFramesTests(OnCompiled, SyslogFramesTests):
