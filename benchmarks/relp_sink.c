@@ -3,10 +3,10 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,39 +60,54 @@ static int send_all(int fd, const char *octets, long size) {
     return 1;
 }
 
-static void *serve(void *fd_) {
-    int fd = (int)(long)fd_, closes = 0, answered = 0;
-    char *in = malloc(IN), *out = malloc(OUT);
-    long kept = 0, got;
-    while (in && out && !closes && answered >= 0 &&
-           (got = recv(fd, in + kept, IN - kept, 0)) > 0) {
-        const char *at = in, *end = in + kept + got;
-        long written = 0;
-        /* No answer but the one to open is twice as long as its frame. */
-        while (!closes && written < OUT - ANSWER &&
-               (answered = take(&at, end, out + written, &closes)) > 0)
-            written += answered;
-        if (!send_all(fd, out, written)) break;
-        kept = end - at;
-        memmove(in, at, kept);
-    }
-    free(in);
-    free(out);
-    close(fd);
-    return 0;
+struct session {
+    int fd, closes;
+    long kept;
+    char in[IN];
+};
+
+/* Take what has come; 0 at the end of the session. */
+static int serve(struct session *s) {
+    static char out[OUT];
+    long got = recv(s->fd, s->in + s->kept, IN - s->kept, 0), written = 0;
+    if (got <= 0) return 0;
+    const char *at = s->in, *end = s->in + s->kept + got;
+    int answered = 0;
+    /* No answer but the one to open is twice as long as its frame. */
+    while (!s->closes && written < OUT - ANSWER &&
+           (answered = take(&at, end, out + written, &s->closes)) > 0)
+        written += answered;
+    if (!send_all(s->fd, out, written)) return 0;
+    s->kept = end - at;
+    memmove(s->in, at, s->kept);
+    return !s->closes && answered >= 0;
 }
 
+/* One thread for all sessions, as librelp's server has it. */
 int main(int argc, char **argv) {
     if (argc != 2) return 2;
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0), ready = epoll_create1(0);
     struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
     here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (bind(listener, (void *)&here, sizeof here) || listen(listener, 64)) return 1;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = 0}, events[64];
+    epoll_ctl(ready, EPOLL_CTL_ADD, listener, &event);
     for (;;) {
-        pthread_t thread;
-        long fd = accept(listener, 0, 0);
-        if (fd >= 0 && !pthread_create(&thread, 0, serve, (void *)fd)) pthread_detach(thread);
+        int count = epoll_wait(ready, events, 64, -1);
+        for (int i = 0; i < count; i++) {
+            struct session *s = events[i].data.ptr;
+            if (s) {
+                if (serve(s)) continue;
+                close(s->fd);
+                free(s);
+            } else if ((s = malloc(sizeof *s))) {
+                s->kept = s->closes = 0;
+                s->fd = accept(listener, 0, 0);
+                event.data.ptr = s;
+                if (s->fd < 0 || epoll_ctl(ready, EPOLL_CTL_ADD, s->fd, &event)) free(s);
+            }
+        }
     }
 }
