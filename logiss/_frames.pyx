@@ -24,6 +24,7 @@ cdef extern from "Python.h":
     bytes new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t)
 
 from logiss import frames as pure
+from logiss import relp as pure_relp
 from logiss.frames import Batch, DEFAULT_LIMITS, EMPTY_BATCH
 
 cdef enum:
@@ -33,6 +34,9 @@ cdef enum:
     MSGID_MAX = 32
     LENGTH_DIGITS_MAX = 9
     REPORT_BYTES_MAX = 80
+    MESSAGE_BYTES_MAX = 131072
+    DATALEN_DIGITS_MAX = 6
+    NUMBER_DIGITS_MAX = 20
 
 
 cdef struct Field:
@@ -62,6 +66,20 @@ cdef inline char *put_number(char *at, Py_ssize_t number) noexcept nogil:
         number //= 10
         if digit == at:
             return end
+
+
+cdef inline Py_ssize_t count_up(char *digits, Py_ssize_t size) noexcept nogil:
+    """Make the number of `size` digits one more; how many it has then."""
+    cdef Py_ssize_t i = size
+    while i > 0:
+        i -= 1
+        if digits[i] != 57:
+            digits[i] += 1
+            return size
+        digits[i] = 48
+    digits[0] = 49
+    digits[size] = 48
+    return size + 1
 
 
 cdef inline bint cut(Field *field, Py_ssize_t most) noexcept nogil:
@@ -295,39 +313,70 @@ def split(bytes octets not None):
     return messages
 
 
-def syslog_frames(list messages not None, Py_ssize_t first_txnr):
+cdef inline Py_ssize_t end_of_frame(
+    const char *octets, Py_ssize_t at, Py_ssize_t size
+) noexcept nogil:
+    """Where the octet-counted frame at `at` ends; -1 when none begins there."""
+    cdef Py_ssize_t length = 0, digits = 0
+    while digits < DATALEN_DIGITS_MAX and at < size and 48 <= octets[at] <= 57:
+        length = length * 10 + octets[at] - 48
+        at += 1
+        digits += 1
+    if digits == 0 or at == size or octets[at] != 32:
+        return -1
+    at += 1
+    if not 0 < length <= MESSAGE_BYTES_MAX or length > size - at:
+        return -1
+    return at + length
+
+
+def syslog_frames(
+    bytes octets not None, Py_ssize_t at, Py_ssize_t count_max, Py_ssize_t first_txnr
+):
     """As `logiss.relp.syslog_frames`."""
-    cdef Py_ssize_t size = 0, txnr = first_txnr
-    cdef bytes message, made
+    cdef const char *start = PyBytes_AS_STRING(octets)
+    cdef Py_ssize_t whole = PyBytes_GET_SIZE(octets)
+    cdef Py_ssize_t end = at, next_end, size = 0, count = 0, i
+    cdef char txnr[NUMBER_DIGITS_MAX]
+    cdef Py_ssize_t digits = put_number(txnr, first_txnr) - txnr
+    cdef bytes made
     cdef char *to
-    for message in messages:
-        size += digits_of(txnr) + 8 + digits_of(len(message)) + 1 + len(message) + 1
-        txnr += 1
+    if not 0 <= at <= whole:
+        return pure_relp.syslog_frames(octets, at, count_max, first_txnr)
+    while end < whole and count < count_max:
+        end = end_of_frame(start, end, whole)
+        if end < 0:
+            return pure_relp.syslog_frames(octets, at, count_max, first_txnr)
+        size += digits_of(first_txnr + count) + 9
+        count += 1
+    size += end - at
     made = new_bytes(NULL, size)
     to = PyBytes_AS_STRING(made)
-    txnr = first_txnr
-    for message in messages:
-        to = put_number(to, txnr)
+    for i in range(count):
+        next_end = end_of_frame(start, at, whole)
+        to = put(to, txnr, digits)
+        digits = count_up(txnr, digits)
         to = put(to, b" syslog ", 8)
-        to = put_number(to, len(message))
-        to[0] = 32
-        to = put(to + 1, PyBytes_AS_STRING(message), len(message))
+        to = put(to, start + at, next_end - at)
         to[0] = 10
         to += 1
-        txnr += 1
-    return made
+        at = next_end
+    return made, count, end
 
 
 def answers(Py_ssize_t first_txnr, Py_ssize_t end_txnr):
     """As `logiss.relp.answers`."""
-    cdef Py_ssize_t size = 0, txnr
+    cdef Py_ssize_t size = 0, n
+    cdef char txnr[NUMBER_DIGITS_MAX]
+    cdef Py_ssize_t digits = put_number(txnr, first_txnr) - txnr
     cdef bytes lines
     cdef char *to
-    for txnr in range(first_txnr, end_txnr):
-        size += digits_of(txnr) + 14
+    for n in range(first_txnr, end_txnr):
+        size += digits_of(n) + 14
     lines = new_bytes(NULL, size)
     to = PyBytes_AS_STRING(lines)
-    for txnr in range(first_txnr, end_txnr):
-        to = put_number(to, txnr)
+    for n in range(first_txnr, end_txnr):
+        to = put(to, txnr, digits)
+        digits = count_up(txnr, digits)
         to = put(to, b" rsp 6 200 OK\n", 14)
     return lines

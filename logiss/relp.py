@@ -126,10 +126,45 @@ class _SessionBroken(Exception):
     """Says why."""
 
 
-def syslog_frames(messages: list[bytes], first_txnr: int) -> bytes:
-    """`messages` as frames, the first with `first_txnr`, the next with one more."""
-    numbered = enumerate(messages, first_txnr)
-    return b"".join([b"%d syslog %d %b\n" % (t, len(m), m) for t, m in numbered])
+#: `syslog_frames`, and what does the same.
+SyslogFrames: TypeAlias = Callable[[bytes, int, int, int], tuple[bytes, int, int]]
+
+_OCTET_COUNTED = re.compile(rb"([0-9]{1,6}) ")
+
+
+def syslog_frames(
+    octets: bytes, at: int, count_max: int, first_txnr: int
+) -> tuple[bytes, int, int]:
+    """
+    RELP frames of octet-counted ones (RFC 6587 section 3.4.1), whose MSG-LEN and
+    message are a RELP frame's datalen and data.
+
+    @param at: where in `octets` the first one begins.
+    @param first_txnr: its txnr; the next has one more.
+    @return: the frames, how many they are, and where in `octets` the next begins.
+    @raise ValueError: one of them is not whole, or has no message or one of more than
+        `MESSAGE_BYTES_MAX` bytes.
+    """
+    frames: list[bytes] = []
+    if not 0 <= at <= len(octets):
+        raise _no_frame_at(at)
+    while at < len(octets) and len(frames) < count_max:
+        counted = _OCTET_COUNTED.match(octets, at)
+        if counted is None:
+            raise _no_frame_at(at)
+        size, end = int(counted[1]), counted.end() + int(counted[1])
+        if not 0 < size <= MESSAGE_BYTES_MAX or end > len(octets):
+            raise _no_frame_at(at)
+        frames.append(b"%d syslog %b\n" % (first_txnr + len(frames), octets[at:end]))
+        at = end
+    return b"".join(frames), len(frames), at
+
+
+def _no_frame_at(at: int) -> ValueError:
+    return ValueError(
+        f"no octet-counted frame with a message of 1 to {MESSAGE_BYTES_MAX} bytes"
+        f" begins at {at}"
+    )
 
 
 def answers(first_txnr: int, end_txnr: int) -> bytes:
@@ -142,12 +177,12 @@ class Client:
     """
     One session.
 
-    Frames are known by their txnr: `send` gives its messages consecutive ones, from
-    `next_txnr` on. At most `window` of them are on their way: from the oldest one
+    Frames are known by their txnr: `send` gives them consecutive ones, from `next_txnr`
+    on. At most `window` of them are on their way: from the oldest one
     without an answer on, so that answers in any order take bounded memory.
 
     @ivar state: where the session is.
-    @ivar next_txnr: what the next message will be known by.
+    @ivar next_txnr: what the next frame will be known by.
     """
 
     def __init__(
@@ -155,12 +190,12 @@ class Client:
         software: bytes = b"logiss",
         window: int = 128,
         txnr_max: int = TXNR_MAX,
-        syslog_frames: Callable[[list[bytes], int], bytes] = syslog_frames,
+        syslog_frames: SyslogFrames = syslog_frames,
         answers: Callable[[int, int], bytes] = answers,
     ) -> None:
         """
         @param software: name, version and address, separated by commas.
-        @param txnr_max: the last one that a message may have.
+        @param txnr_max: the last one that a frame may have.
         @param syslog_frames: does the same as the one of this module.
         @param answers: as well.
         """
@@ -198,7 +233,7 @@ class Client:
 
     @property
     def room(self) -> int:
-        """How many messages may be sent now."""
+        """How many frames may be sent now."""
         if self.state is not State.READY:
             return 0
         end = min(self._oldest + self._window, self._txnr_max + 1)
@@ -222,33 +257,26 @@ class Client:
         )
         return b"%d open %d %b\n" % (_OPEN_TXNR, len(offers), offers)
 
-    def send(self, messages: list[bytes]) -> bytes:
+    def send(self, frames: bytes, at: int = 0) -> tuple[bytes, int, int]:
         """
-        What has to be written for `messages`, known by `next_txnr` and so on.
+        Send octet-counted `frames` from `at` on, as many as there is room for. They are
+        known by `next_txnr` and so on.
 
-        @raise ValueError: there is no room for so many, or one of them is empty or
-            over `MESSAGE_BYTES_MAX`; then none is sent.
+        @return: what has to be written, how many frames it is, and where in `frames`
+            the next one begins.
+        @raise ValueError: one of them is not whole, or has no message or one of more
+            than `MESSAGE_BYTES_MAX` bytes; then none is sent.
         """
-        if not messages:
-            return b""
-        if len(messages) > self.room:
-            raise ValueError(f"{len(messages)} messages, but room for {self.room}")
         first = self.next_txnr
-        octets = self._syslog_frames(messages, first)
-        # All together are mostly shorter than one may be.
-        if not all(messages) or (
-            len(octets) > MESSAGE_BYTES_MAX
-            and max(map(len, messages)) > MESSAGE_BYTES_MAX
-        ):
-            raise ValueError(f"a message has 1 to {MESSAGE_BYTES_MAX} bytes")
-        self.next_txnr += len(messages)
+        octets, count, end = self._syslog_frames(frames, at, self.room, first)
+        self.next_txnr += count
         if not self._early and not self._buffer:
             begun = self._answer_begun()
             self._foreseen = self._foreseen[begun:] + self._answers(
                 first, self.next_txnr
             )
             self._seen -= begun
-        return octets
+        return octets, count, end
 
     def close(self) -> bytes:
         """

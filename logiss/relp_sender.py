@@ -48,19 +48,38 @@ class _Sending:
     """
     A delivery in this session. Its frames have consecutive txnrs.
 
+    @ivar octets: its frames; the delivery itself may end before them.
+    @ivar behind: where in them those begin that are not sent.
     @ivar first: the txnr of its first frame, once that is sent.
     @ivar sent: how many of its frames are sent.
     @ivar answered: how many of those are answered.
     """
 
-    __slots__ = ("answered", "delivery", "first", "messages", "refused", "sent", "size")
+    __slots__ = (
+        "answered",
+        "behind",
+        "delivery",
+        "first",
+        "octets",
+        "refused",
+        "sent",
+        "size",
+    )
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self.messages = codec.split(delivery.octets)
+        self.octets = delivery.octets
         self.size = len(delivery.octets)
-        self.first = self.sent = self.answered = 0
+        self.behind = self.first = self.sent = self.answered = 0
         self.refused = False
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether no frame of it is left to be sent."""
+        return self.behind == len(self.octets)
+
+    def send_no_more(self) -> None:
+        self.octets = self.octets[: self.behind]
 
 
 class RELPSender(Sender):
@@ -101,7 +120,7 @@ class RELPSender(Sender):
 
     def accepted(self) -> None:
         self._opening = self.factory.call_later(OPEN_SECONDS, self._open_unanswered)
-        self._write(self._client.open())
+        self._write([self._client.open()])
 
     def _open_unanswered(self) -> None:
         self._give_up(f"RELP: no answer to open within {OPEN_SECONDS:g} s")
@@ -161,47 +180,45 @@ class RELPSender(Sender):
 
     def _fill(self) -> None:
         """Send what the window has room for; say so when there is room for more."""
-        room = self._client.room
-        if (
-            room < FEW_FRAMES
-            and self._client.unanswered
-            and self._are_more_unsent_than(room)
-        ):
-            return
-        messages: list[bytes] = []
-        while self._unsent and len(messages) < room:
-            sending = self._unsent[0]
-            if not sending.sent:
-                sending.first = self._client.next_txnr + len(messages)
-            end = sending.sent + room - len(messages)
-            messages += sending.messages[sending.sent : end]
-            sending.sent = min(end, len(sending.messages))
-            if sending.sent == len(sending.messages):
-                self._unsent.popleft()
-        if messages:
-            self._write(self._client.send(messages))
+        if self._unsent and self._has_room():
+            self._send_unsent()
         if self._client.worn_out:
             self._renew()
-        elif not self._ready and not self._unsent and self._client.room:
+        elif not self._ready and not self._unsent and self._has_room():
             self._ready = True
             self.owner.sender_ready(self)
 
-    def _are_more_unsent_than(self, room: int) -> bool:
-        for sending in self._unsent:
-            room -= len(sending.messages) - sending.sent
-        return room < 0
+    def _send_unsent(self) -> None:
+        client, unsent = self._client, self._unsent
+        written = []
+        while unsent:
+            sending = unsent[0]
+            if not sending.sent:
+                sending.first = client.next_txnr
+            octets, count, sending.behind = client.send(sending.octets, sending.behind)
+            if octets:
+                written.append(octets)
+            sending.sent += count
+            if not sending.is_sent:
+                # There is no room for the rest of it.
+                break
+            unsent.popleft()
+        self._write(written)
 
-    def _write(self, octets: bytes) -> None:
+    def _has_room(self) -> bool:
+        room = self._client.room
+        return room >= FEW_FRAMES or (room > 0 and not self._client.unanswered)
+
+    def _write(self, chunks: list[bytes]) -> None:
         if self.wire.writing:
-            self._unwritten.append(octets)
+            self._unwritten += chunks
         else:
-            self.wire.write([octets])
+            self.wire.write(chunks)
 
     def written(self) -> None:
         if self._unwritten:
-            octets = b"".join(self._unwritten)
-            self._unwritten.clear()
-            self.wire.write([octets])
+            chunks, self._unwritten = self._unwritten, []
+            self.wire.write(chunks)
 
     def _confirmed_to(self, first: int, last: int, confirmed: list[Delivery]) -> None:
         while first <= last:
@@ -217,8 +234,7 @@ class RELPSender(Sender):
         sending.answered += 1
         if not sending.refused:
             sending.refused = True
-            # The rest of it is not to be sent.
-            del sending.messages[sending.sent :]
+            sending.send_no_more()
             if self._unsent and self._unsent[0] is sending:
                 self._unsent.popleft()
             which = event.txnr - sending.first + 1
@@ -238,7 +254,7 @@ class RELPSender(Sender):
 
     def _is_complete(self, sending: _Sending) -> bool:
         """Whether all of it is answered; if so, it is not kept."""
-        if sending.answered < len(sending.messages):
+        if sending.answered < sending.sent or not sending.is_sent:
             return False
         if self._sendings[0] is sending:
             self._sendings.popleft()
@@ -257,12 +273,12 @@ class RELPSender(Sender):
         if self._client.unanswered or self._over:
             return
         self._end("the RELP session is renewed", True)
-        self._write(self._client.close())
+        self._write([self._client.close()])
         self._opening = self.factory.call_later(CLOSE_EMPTY_SECONDS, self.wire.end)
 
     def say_goodbye(self) -> None:
         if self._client.state is State.READY and not self._client.unanswered:
-            self._write(self._client.close())
+            self._write([self._client.close()])
         else:
             self.abort()
 
@@ -299,11 +315,12 @@ class RELPSender(Sender):
     def _keep_the_rest(self, sending: _Sending, unanswered: set[int]) -> None:
         """Leave of a delivery the frames that have no answer."""
         delivery = sending.delivery
+        messages = codec.split(sending.octets)
         rest = [
             message
-            for i, message in enumerate(sending.messages)
+            for i, message in enumerate(messages)
             if i >= sending.sent or sending.first + i in unanswered
         ]
-        if len(rest) < len(sending.messages):
+        if len(rest) < len(messages):
             delivery.octets = b"".join([b"%d %b" % (len(m), m) for m in rest])
             delivery.blamed_at = None

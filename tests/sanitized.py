@@ -25,7 +25,7 @@ import tomllib
 import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -373,15 +373,12 @@ def _split_poisoning(split: Callable[..., Any]) -> Callable[..., Any]:
 def _frames_poisoning(syslog_frames: Callable[..., Any]) -> Callable[..., Any]:
     """`syslog_frames`, as `rewrite` above."""
 
-    def poisoned(messages: Any, first_txnr: Any) -> Any:
-        with ExitStack() as stack:
-            # One that is there twice is poisoned once.
-            for message in {id(m): m for m in messages or ()}.values():
-                stack.enter_context(_nul_poisoned(message))
-            octets = syslog_frames(messages, first_txnr)
-        if octets:
-            _asan("unpoison", octets)
-        return octets
+    def poisoned(octets: Any, *others: Any) -> Any:
+        with _nul_poisoned(octets):
+            made, count, end = syslog_frames(octets, *others)
+        if made:
+            _asan("unpoison", made)
+        return made, count, end
 
     return poisoned
 

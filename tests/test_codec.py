@@ -85,7 +85,8 @@ class ChoiceTests(SynchronousTestCase):
         batch = codec.rewrite(b"11 < t h a p m", b"")
         self.assertEqual(batch.octets, b"13 < t h a p m -")
         self.assertEqual(codec.split(batch.octets), [b"< t h a p m -"])
-        self.assertEqual(codec.syslog_frames([b"m"], 2), b"2 syslog 1 m\n")
+        made = codec.syslog_frames(b"1 m", 0, 1, 2)
+        self.assertEqual(made, (b"2 syslog 1 m\n", 1, 3))
 
 
 class FirstLineTests(SynchronousTestCase):

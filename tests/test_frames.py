@@ -122,9 +122,7 @@ class TwinTestCase(SynchronousTestCase):
 
     rewrite: Callable[..., Batch] = staticmethod(pure.rewrite)
     split: Callable[[bytes], list[bytes]] = staticmethod(pure.split)
-    syslog_frames: Callable[[list[bytes], int], bytes] = staticmethod(
-        relp.syslog_frames
-    )
+    syslog_frames: relp.SyslogFrames = staticmethod(relp.syslog_frames)
     answers: Callable[[int, int], bytes] = staticmethod(relp.answers)
 
 
@@ -838,37 +836,54 @@ class SplitTests(TwinTestCase):
 
 
 class SyslogFramesTests(TwinTestCase):
-    """`syslog_frames` makes RELP frames of messages."""
+    """`syslog_frames` makes RELP frames of octet-counted ones."""
 
     def test_octets(self) -> None:
         """Numbered, counted, one behind the other."""
-        self.assertEqual(self.syslog_frames([], 2), b"")
-        self.assertEqual(
-            self.syslog_frames([b"a", b"", b"\n\x00\xff 9 "], 9),
-            b"9 syslog 1 a\n10 syslog 0 \n11 syslog 6 \n\x00\xff 9 \n",
-        )
+        octets = b"1 a6 \n\x00\xff 9 3 abc"
+        both = b"9 syslog 1 a\n10 syslog 6 \n\x00\xff 9 \n"
+        self.assertEqual(self.syslog_frames(octets, 0, 2, 9), (both, 2, 11))
+        last = b"11 syslog 3 abc\n"
+        self.assertEqual(self.syslog_frames(octets, 11, 9, 11), (last, 1, 16))
+
+    def test_nothing(self) -> None:
+        """At the end, and when none may be made."""
+        for octets, at, count_max in ((b"", 0, 5), (b"1 a", 3, 5), (b"1 a", 0, 0)):
+            with self.subTest((octets, at)):
+                made = self.syslog_frames(octets, at, count_max, 2)
+                self.assertEqual(made, (b"", 0, at))
+        self.assertEqual(self.syslog_frames(b"1 a", 0, -1, 2), (b"", 0, 0))
 
     @on_each_twin
     @given(
-        st.lists(st.binary(max_size=1100), max_size=8),
+        st.lists(st.binary(min_size=1, max_size=1100), max_size=8),
+        st.integers(0, 9),
+        st.integers(0, 9),
         st.one_of(
             st.integers(1, 999_999_999),
             st.integers(1, 9).map(lambda digits: 10**digits - 3),
         ),
     )
-    def test_any_messages(self, messages: list[bytes], first: int) -> None:
+    def test_any_messages(
+        self, messages: list[bytes], skipped: int, count_max: int, first: int
+    ) -> None:
         """Whatever they hold, and with as many digits as their numbers have."""
+        at = len(counted(*messages[:skipped]))
+        chosen = messages[skipped:][:count_max]
         expected = b""
-        for n, message in enumerate(messages):
+        for n, message in enumerate(chosen):
             size = str(len(message)).encode()
             head = str(first + n).encode() + b" syslog " + size + b" "
             expected += head + message + b"\n"
-        self.assertEqual(self.syslog_frames(messages, first), expected)
+        made = self.syslog_frames(counted(*messages), at, count_max, first)
+        end = at + len(counted(*chosen))
+        self.assertEqual(made, (expected, len(chosen), end))
 
     def test_large(self) -> None:
         """Many, and of all lengths of datalen."""
         messages = [b"x" * (10**n) for n in range(6)] * 20
-        octets = self.syslog_frames(messages, 95)
+        octets, count, _ = self.syslog_frames(counted(*messages), 0, 1000, 95)
+        self.assertEqual(count, len(messages))
         self.assertEqual(
             octets,
             b"".join(
@@ -877,18 +892,48 @@ class SyslogFramesTests(TwinTestCase):
             ),
         )
 
-    def test_nothing_but_bytes(self) -> None:
-        """What is not a list of bytes is a TypeError, not a crash."""
-        for messages, first in (
-            (None, 2),
-            ([None], 2),
-            (["a"], 2),
-            ([b"a", 7], 2),
-            ([b"a"], None),
-            ([b"a"], b"2"),
+    def test_no_frame(self) -> None:
+        """What is not whole, or has no message or too long a one, makes none."""
+        most = b"x" * relp.MESSAGE_BYTES_MAX
+        self.assertEqual(self.syslog_frames(counted(most), 0, 1, 2)[1], 1)
+        for octets, at in (
+            (b"x", 0),
+            (b" 1 a", 0),
+            (b"1", 0),
+            (b"1a", 0),
+            (b"1 ", 0),
+            (b"2 a", 0),
+            (b"0 ", 0),
+            (b"-1 a", 0),
+            (b"1\ta", 0),
+            (b"1 a0 1 b", 0),
+            (b"1 a2 b", 3),
+            (b"0000001 a", 0),
+            (b"99999999999999999999 a", 0),
+            (counted(most + b"x"), 0),
+            (b"1 a", -1),
+            (b"1 a", 4),
         ):
-            with self.subTest((messages, first)), self.assertRaises(TypeError):
-                self.syslog_frames(messages, first)  # type: ignore[arg-type]
+            with (
+                self.subTest((octets[:20], at)),
+                self.assertRaisesRegex(
+                    ValueError, f"begins at {3 if b'a0' in octets else at}$"
+                ),
+            ):
+                self.syslog_frames(octets, at, 9, 2)
+
+    def test_nothing_but_bytes(self) -> None:
+        """What is neither bytes nor a number is a TypeError, not a crash."""
+        for arguments in (
+            (None, 0, 1, 2),
+            ("1 a", 0, 1, 2),
+            (b"1 a", None, 1, 2),
+            (b"1 a", 0, None, 2),
+            (b"1 a", 0, 1, None),
+            (b"1 a", 0, 1, b"2"),
+        ):
+            with self.subTest(arguments), self.assertRaises(TypeError):
+                self.syslog_frames(*arguments)
 
 
 class AnswersTests(TwinTestCase):
