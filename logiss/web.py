@@ -38,6 +38,7 @@ from logiss.answers import (
 )
 from logiss.budget import Budget, NoRoom
 from logiss.codec import rewrite
+from logiss.counts import LOSS_HEADERS, MSG_COUNT, NOTHING_LOST, Counts, WrongCount
 from logiss.credentials import Credentials, parse_basic
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
@@ -50,12 +51,6 @@ from logiss.settings import Settings
 # 499 is nginx's code for a client that went away; it is logged, never sent.
 GONE = Answer(499, error="client gone before the answer")
 
-
-class WrongCount(Exception):
-    """The body does not have the number of frames that its sender says."""
-
-
-_NOTHING_LOST = (0, 0)
 
 # What a hang-up may take the place of.
 _TRY_AGAIN = (http.SERVICE_UNAVAILABLE, http.GATEWAY_TIMEOUT)
@@ -155,7 +150,7 @@ class _Serving(Post):
         self.frames = 0
         self.payload: Payload | None = None
         self.received_at = started_at
-        self.reported = _NOTHING_LOST
+        self.reported = NOTHING_LOST
         self.reserved_bytes = 0
         self.waiting: Deferred[None] | None = None
 
@@ -206,6 +201,7 @@ class LogsResource(Resource):
         # Only the deliverer knows what becomes of a payload: one that says nothing
         # of it has nothing said in its name.
         self._level: str | None = getattr(deliverer, "delivery_level", None)
+        self._counts = Counts(settings, events, self.metrics)
         self._stamps = _Stamps(settings)
         self._frame_limits = frames.FrameLimits(
             batch_bytes=_BATCH_GROWTH_MAX * settings.max_body_bytes
@@ -309,8 +305,8 @@ class LogsResource(Resource):
         try:
             body = self._take_body(post.request)
             if not body or body.isspace():
-                if post.values(_MSG_COUNT) is not None:
-                    self._check_count(post)
+                if post.values(MSG_COUNT) is not None:
+                    self._counts.check_count(post, 0)
                 self._delivered(None, post)
                 return
             post.received_at = self._seconds()
@@ -396,9 +392,9 @@ class LogsResource(Resource):
         post.frames = batch.frames
         self.metrics.frames_received += batch.frames
         if batch.was_cut:
-            self._count_cuts(post, batch)
-        if post.values(_MSG_COUNT) is not None:
-            self._check_count(post)
+            self._counts.count_cuts(post, batch)
+        if post.values(MSG_COUNT) is not None:
+            self._counts.check_count(post, batch.frames)
         if batch.dropped or batch.lost:
             post.reported = batch.dropped, batch.lost
         post.delivery_started_at = now = self._seconds()
@@ -425,64 +421,12 @@ class LogsResource(Resource):
         self.budget.adjust(post.reserved_bytes, size)
         post.reserved_bytes = size
 
-    def _check_count(self, post: _Serving) -> None:
-        """
-        Compare the frames with what the sender says they are.
-
-        @raise WrongCount: they are others, and that is not to be forwarded.
-        """
-        stated = _largest(post.values(_MSG_COUNT))
-        if stated is None or stated == post.frames:
-            return
-        self.metrics.counts_mismatched += 1
-        self._events.count_mismatched(post, stated, post.frames)
-        if self._settings.require_msg_count:
-            raise WrongCount(
-                f"Logplex-Msg-Count is {stated}, the body has {post.frames} frames"
-            )
-
-    def _count_losses(self, post: _Serving) -> None:
-        """
-        Count what the sender has dropped and lost before, as it reports it. Not until
-        the post is delivered: a sender that reads no 200 reports the same again, and
-        logplex all of it in each post until one is answered so.
-        """
-        values, reported = post.values, post.reported
-        dropped, lost = (
-            max(_largest(values(name)) or 0 for name in names)
-            for names in (_DROPPED, _LOST)
-        )
-        if not (dropped or lost) and reported is _NOTHING_LOST:
-            return
-        metrics = self.metrics
-        metrics.dropped_by_headers += dropped
-        metrics.lost_by_headers += lost
-        metrics.dropped_by_frames += reported[0]
-        metrics.lost_by_frames += reported[1]
-        self._events.losses_reported(post, (dropped, lost), reported)
-
-    def _count_cuts(self, post: _Serving, batch: frames.Batch) -> None:
-        metrics = self.metrics
-        metrics.hostnames_cut += batch.hostnames_cut
-        metrics.app_names_cut += batch.app_names_cut
-        metrics.procids_cut += batch.procids_cut
-        metrics.msgids_cut += batch.msgids_cut
-        self._events.fields_cut(
-            post,
-            {
-                "hostname": batch.hostnames_cut,
-                "app_name": batch.app_names_cut,
-                "procid": batch.procids_cut,
-                "msgid": batch.msgids_cut,
-            },
-        )
-
     # the end of it
 
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
-        if post.reported is not _NOTHING_LOST or any(map(post.values, _LOSS_HEADERS)):
-            self._count_losses(post)
+        if post.reported is not NOTHING_LOST or any(map(post.values, LOSS_HEADERS)):
+            self._counts.count_losses(post, post.reported)
         self.metrics.frames_delivered += post.frames
         self._succeed(post, OK)
 
@@ -570,24 +514,6 @@ def _user_of(post: Post) -> bytes:
 
 def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:
     return frames.BodyTooLarge(f"more than {settings.max_body_bytes} bytes on the wire")
-
-
-_MSG_COUNT = b"logplex-msg-count"
-# The names that versions of senders have for the same number: the largest counts.
-_DROPPED = (b"logplex-drop-count", b"logshuttle-drops", b"logplex-drops")
-_LOST = (b"logplex-lost-count", b"logshuttle-lost", b"logplex-lost")
-_LOSS_HEADERS = _DROPPED + _LOST
-_COUNT_DIGITS_MAX = 9
-
-
-def _largest(values: list[bytes] | None) -> int | None:
-    """The largest of `values` that is a number of few digits."""
-    if values is None:
-        return None
-    return max(
-        (int(v) for v in values if v.isdigit() and len(v) <= _COUNT_DIGITS_MAX),
-        default=None,
-    )
 
 
 class _Stamps:

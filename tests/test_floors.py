@@ -23,7 +23,7 @@ FLOORS = (
     # 2 connections
     "senders",
     # 3 queue and gate
-    "syslog_sender relp_sender pool budget guards requests retries",
+    "syslog_sender relp_sender pool budget guards counts requests retries",
     # 4 faces
     "web channel site health",
     # 5 builder
