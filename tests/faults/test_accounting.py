@@ -270,6 +270,15 @@ class RequiredTests(SynchronousTestCase):
         within = evolve(self.row, breaks=2, duplicate_bytes=most + 1)
         self.assertEqual(required.duplicates_bounded(within), "")
 
+    def test_duplicates_within_window(self) -> None:
+        """A window of frames may, for each broken session."""
+        for breaks in (0, 2):
+            counts = evolve(self.row.counts, duplicated=breaks * 128)
+            row = evolve(self.row, breaks=breaks, counts=counts)
+            self.assertEqual(required.duplicates_within_window(row), "")
+            counts = evolve(counts, duplicated=breaks * 128 + 1)
+            self.check(required.duplicates_within_window, evolve(row, counts=counts))
+
     def test_times(self) -> None:
         """What is late, or has never been, breaks the predicates about time."""
         noticed, recovered = required.noticed_within(4.0), required.recovered_within(2)
