@@ -222,8 +222,7 @@ def test_no_acknowledgements(
     tmp_path: Path, runner: str, delivery: dict[str, str]
 ) -> None:
     """Where the kernel cannot be asked, ``acked`` ends the start in a line."""
-    done = _without_ioctl(tmp_path, runner, PORT="0", **delivery)
-    (line,) = _refusals(done)
+    (line,) = _refusals(_without_ioctl(tmp_path, runner, **delivery))
     assert line == (
         "logiss: DELIVERY: 'acked' needs Linux's SIOCOUTQ, which"
         f" {sys.platform} does not have; set DELIVERY=sent"
@@ -237,32 +236,34 @@ def test_no_acknowledgements(
 )
 def test_no_acknowledgements_needed(tmp_path: Path, variables: dict[str, str]) -> None:
     """There the other levels start: they come as far as to the port."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = str(holder.getsockname()[1])
-        done = _without_ioctl(tmp_path, "logiss", PORT=port, **variables)
-    (line,) = _refusals(done)
+    (line,) = _refusals(_without_ioctl(tmp_path, "logiss", **variables))
     assert line.startswith("logiss: PORT: ")
 
 
 def _without_ioctl(
     folder: Path, runner: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Start the daemon on a platform that does not have SIOCOUTQ."""
+    """
+    Start the daemon on a platform that does not have SIOCOUTQ, and on a port that
+    is taken: so the start ends in any case.
+    """
     arguments = {"twisted": ["logiss"], "logiss": ["run"]}[runner]
     program = (
-        "import runpy, sys; from logiss import wire; wire._SIOCOUTQ = 0;"
+        "import runpy; from logiss import wire; wire._SIOCOUTQ = 0;"
         f" runpy.run_module({runner!r}, run_name='__main__', alter_sys=True)"
     )
-    return _run(
-        [sys.executable, "-c", program, *arguments],
-        folder,
-        {
-            "DEPLOY": "test",
-            "LISTEN_HOST": "127.0.0.1",
-            "FORWARD_DEST": "127.0.0.1:1",
-            "TOKEN_MAP": "dan:hunter2",
-            **variables,
-        },
-    )
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        return _run(
+            [sys.executable, "-c", program, *arguments],
+            folder,
+            {
+                "DEPLOY": "test",
+                "PORT": str(holder.getsockname()[1]),
+                "LISTEN_HOST": "127.0.0.1",
+                "FORWARD_DEST": "127.0.0.1:1",
+                "TOKEN_MAP": "dan:hunter2",
+                **variables,
+            },
+        )
