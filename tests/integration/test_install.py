@@ -214,3 +214,56 @@ def test_port_in_use_under_twistd(tmp_path: Path) -> None:
         )
     (line,) = _refusals(done)
     assert line.startswith(f"logiss: PORT: cannot listen on 127.0.0.1:{port}: ")
+
+
+@pytest.mark.parametrize("delivery", [{}, {"DELIVERY": "acked"}])
+@pytest.mark.parametrize("runner", ["twisted", "logiss"])
+def test_no_acknowledgements(
+    tmp_path: Path, runner: str, delivery: dict[str, str]
+) -> None:
+    """Where the kernel cannot be asked, ``acked`` ends the start in a line."""
+    (line,) = _refusals(_without_ioctl(tmp_path, runner, **delivery))
+    assert line == (
+        "logiss: DELIVERY: 'acked' needs Linux's SIOCOUTQ, which"
+        f" {sys.platform} does not have; set DELIVERY=sent"
+    )
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"DELIVERY": "sent"}, {"FORWARD_DEST": "relp://127.0.0.1:1"}],
+    ids=["sent", "relp"],
+)
+def test_no_acknowledgements_needed(tmp_path: Path, variables: dict[str, str]) -> None:
+    """There the other levels start: they come as far as to the port."""
+    (line,) = _refusals(_without_ioctl(tmp_path, "logiss", **variables))
+    assert line.startswith("logiss: PORT: ")
+
+
+def _without_ioctl(
+    folder: Path, runner: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """
+    Start the daemon on a platform that does not have SIOCOUTQ, and on a port that
+    is taken: so the start ends in any case.
+    """
+    arguments = {"twisted": ["logiss"], "logiss": ["run"]}[runner]
+    program = (
+        "import runpy; from logiss import wire; wire._SIOCOUTQ = 0;"
+        f" runpy.run_module({runner!r}, run_name='__main__', alter_sys=True)"
+    )
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        return _run(
+            [sys.executable, "-c", program, *arguments],
+            folder,
+            {
+                "DEPLOY": "test",
+                "PORT": str(holder.getsockname()[1]),
+                "LISTEN_HOST": "127.0.0.1",
+                "FORWARD_DEST": "127.0.0.1:1",
+                "TOKEN_MAP": "dan:hunter2",
+                **variables,
+            },
+        )

@@ -50,6 +50,9 @@ input(type="imrelp" address="127.0.0.1" port="{port}" ruleset="durable"
 _TLS = """tls="on" tls.authmode="certvalid" tls.permittedpeer="*"
       tls.cacert="{folder}/ca.pem" tls.mycert="{folder}/cert.pem"
       tls.myprivkey="{folder}/key.pem" """
+#: It shows its certificate and asks for none.
+_TLS_SERVER_ONLY = """tls="on" tls.mycert="{folder}/cert.pem"
+      tls.myprivkey="{folder}/key.pem" """
 #: Ends each record in the file: no message here has it.
 _END = b"<end>\n"
 
@@ -311,20 +314,35 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
+def _with_certificate(
+    program: str, folder: Path, authority: Authority, tls: str
+) -> Iterator[Rsyslogd]:
+    """One with a certificate by `authority`, as long as a fixture is needed."""
+    server = authority.ca.issue_cert("127.0.0.1")
+    authority.ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    server.private_key_pem.write_to_path(str(folder / "key.pem"))
+    server.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    daemon = Rsyslogd(program, folder, tls.format(folder=folder))
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+
+
 @pytest.fixture
 def tls_rsyslogd(
     program: str, tmp_path: Path, authority: Authority
 ) -> Iterator[Rsyslogd]:
     """It wants a certificate of ours by the same authority."""
-    server = authority.ca.issue_cert("127.0.0.1")
-    authority.ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    server.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    server.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
-    daemon = Rsyslogd(program, tmp_path, _TLS.format(folder=tmp_path))
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
+    yield from _with_certificate(program, tmp_path, authority, _TLS)
+
+
+@pytest.fixture
+def unasking_rsyslogd(
+    program: str, tmp_path: Path, authority: Authority
+) -> Iterator[Rsyslogd]:
+    """It wants no certificate of ours."""
+    yield from _with_certificate(program, tmp_path, authority, _TLS_SERVER_ONLY)
 
 
 @pytest_twisted.ensureDeferred
@@ -343,6 +361,25 @@ async def test_tls(tls_rsyslogd: Rsyslogd, authority: Authority) -> None:
     ):
         assert await client.post(body(sent)) == 200
         assert tls_rsyslogd.records == _stored(sent)
+
+
+@pytest_twisted.ensureDeferred
+@within(60)
+async def test_tls_without_certificate(
+    unasking_rsyslogd: Rsyslogd, authority: Authority
+) -> None:
+    """Over TLS, to one that only shows its certificate: we need none of our own."""
+    sent = messages("p", 500)
+    async with (
+        running(
+            Destination("127.0.0.1", unasking_rsyslogd.port, "relp+tls"),
+            pem=authority.pem(),
+            delivery_timeout_seconds=20.0,
+        ) as house,
+        posting(house) as client,
+    ):
+        assert await client.post(body(sent)) == 200
+        assert unasking_rsyslogd.records == _stored(sent)
 
 
 @pytest_twisted.ensureDeferred
