@@ -4,6 +4,7 @@ CPU time per POST of logiss, beside a floor that only moves the bytes.
     python benchmarks/posts.py [--seconds 4] [--rounds 3] [--connections 32]
         [--frames 1 --frames 50 ...] [--variant stock] [--variant pure]
         [--variant tls] [--variant sent] [--variant relp]
+        [--variant relp-256] [--variant relp-512]
         [--peer NAME=COMMAND] [--plot FILE.svg]
 
 Each server in turn takes the same load from wrk, round after round; the figures are
@@ -35,6 +36,8 @@ VARIANTS = {
     "tls": {},
     "sent": {"DELIVERY": "sent"},
     "relp": {},
+    "relp-256": {"RELP_WINDOW": "256"},
+    "relp-512": {"RELP_WINDOW": "512"},
 }
 
 
@@ -89,7 +92,7 @@ def start_servers(
             tls_port, pem = stack.enter_context(harness.tls_sink(directory))
             variables |= harness.environment(port, tls_port, "localhost")
             variables["PEMFILE"] = str(pem)
-        elif name == "relp":
+        elif name.startswith("relp"):
             relp_port = harness.free_port()
             relp_sink = [harness.compiled(directory, "relp_sink"), str(relp_port)]
             log = directory / "relp_sink.log"

@@ -182,6 +182,7 @@ class Client:
     without an answer on, so that answers in any order take bounded memory.
 
     @ivar state: where the session is.
+    @ivar window: how many frames may be on their way.
     @ivar next_txnr: what the next frame will be known by.
     """
 
@@ -208,7 +209,7 @@ class Client:
         self.state = State.NEW
         self.next_txnr = _OPEN_TXNR + 1
         self._software = software
-        self._window = window
+        self.window = window
         self._txnr_max = txnr_max
         self._syslog_frames = syslog_frames
         self._answers = answers
@@ -236,7 +237,7 @@ class Client:
         """How many frames may be sent now."""
         if self.state is not State.READY:
             return 0
-        end = min(self._oldest + self._window, self._txnr_max + 1)
+        end = min(self._oldest + self.window, self._txnr_max + 1)
         return end - self.next_txnr
 
     @property

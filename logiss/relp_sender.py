@@ -32,9 +32,6 @@ from logiss.senders import (
     Sender,
 )
 
-#: While others are on their way, fewer than so many wait for room for more: each write
-#: has a price, and the backend has enough to do.
-FEW_FRAMES = 64
 #: How long a backend may take to answer the opening of a session.
 OPEN_SECONDS = 5.0
 #: Payloads are joined up to this size: about a window of short frames, so that the
@@ -42,6 +39,13 @@ OPEN_SECONDS = 5.0
 JOINED_BYTES_MAX = 32 * 1024
 
 _SOFTWARE = f"logiss,{__version__}".encode()
+
+
+def relp_client(window: int) -> Client:
+    """A new session, with at most `window` frames on their way."""
+    return Client(
+        _SOFTWARE, window, syslog_frames=codec.syslog_frames, answers=codec.answers
+    )
 
 
 class _Sending:
@@ -85,16 +89,12 @@ class _Sending:
 class RELPSender(Sender):
     """One RELP session."""
 
-    def __init__(
-        self, sender_id: int, owner: ISenderOwner, client: Client | None = None
-    ) -> None:
+    def __init__(self, sender_id: int, owner: ISenderOwner, client: Client) -> None:
         """
-        @param client: the session; by default one as the backend expects it.
+        @param client: the session, not begun.
         """
         super().__init__(sender_id, owner)
-        self._client = client or Client(
-            _SOFTWARE, syslog_frames=codec.syslog_frames, answers=codec.answers
-        )
+        self._client = client
         self._sendings: deque[_Sending] = deque()
         # Those at the end of them that are not sent, or not to their end.
         self._unsent: deque[_Sending] = deque()
@@ -206,8 +206,11 @@ class RELPSender(Sender):
         self._write(written)
 
     def _has_room(self) -> bool:
-        room = self._client.room
-        return room >= FEW_FRAMES or (room > 0 and not self._client.unanswered)
+        # While others are on their way, less than half of a window waits for more: each
+        # write has a price, and the backend has enough to do.
+        client = self._client
+        room = client.room
+        return room > 0 and (2 * room >= client.window or not client.unanswered)
 
     def _write(self, chunks: list[bytes]) -> None:
         if self.wire.writing:

@@ -35,7 +35,7 @@ from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
-from logiss.relp_sender import RELPSender
+from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Destination, Settings, SettingsError
 from logiss.site import Clients, LogsSite
@@ -113,7 +113,8 @@ class Forwarder(Service):
 
     def _make_sender(self, sender_id: int) -> Sender:
         if self._settings.delivery_level == "relp":
-            return RELPSender(sender_id, self.pool)
+            window = self._settings.relp_window
+            return RELPSender(sender_id, self.pool, relp_client(window))
         return SyslogSender(
             sender_id,
             self.pool,

@@ -109,6 +109,7 @@ class Settings:
     delivery_timeout_seconds: float = 5.0
     delivery: str = "acked"
     replay_bytes: int = 256 * KIB
+    relp_window: int = 128
     enforce_ssl: bool = False
     pem: BackendPEM | None = None
     hmac_key: bytes | None = field(default=None, repr=_masked)
@@ -191,6 +192,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         delivery_timeout_seconds=variable("DELIVERY_TIMEOUT", parse_seconds, 5.0),
         delivery=variable("DELIVERY", parse_delivery, "acked"),
         replay_bytes=variable("REPLAY_BYTES", parse_size_or_nothing, 256 * KIB),
+        relp_window=variable("RELP_WINDOW", parse_count, 128),
         enforce_ssl=variable("ENFORCE_SSL", parse_flag, False),
         pem=variable("PEMFILE", parse_pem_file, None),
         hmac_key=variable("HMAC_KEY", str.encode, None),

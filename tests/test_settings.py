@@ -174,6 +174,7 @@ class ReadTests(ReadTestCase):
         ("DELIVERY", "Acked", "delivery", "acked"),
         ("REPLAY_BYTES", "0", "replay_bytes", 0),
         ("REPLAY_BYTES", "1MiB", "replay_bytes", MIB),
+        ("RELP_WINDOW", "512", "relp_window", 512),
         ("FORWARD_COUNT", "1", "forward_count", 1),
         ("FORWARD_COUNT", "1000", "forward_count", 1000),
         ("TOKEN_MAP", "a:b", "tokens", (("a", "b"),)),
@@ -294,6 +295,7 @@ class ReadTests(ReadTestCase):
         ("DELIVERY", ["on", "acked,sent", "1"], "'sent' or 'acked'"),
         ("DELIVERY", ["relp"], "FORWARD_DEST=relp://host:port"),
         ("REPLAY_BYTES", ["-1", "1.5", "much", "1 TiB"], "bytes"),
+        ("RELP_WINDOW", ["0", "1001", "1.5", "all"], "from 1 to 1000"),
         ("REDIS_URL", ["redis://a"], "use TOKEN_MAP"),
     ]
 
