@@ -45,8 +45,8 @@ bench:
 # What the delivery levels cost, in one run; logiss without a name is at acked.
 bench-levels:
 	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
-	$(BIN)/python benchmarks/posts.py --variant sent --variant relp --seconds 2
-	$(BIN)/python benchmarks/posts.py --variant sent --variant relp --seconds 2 --connections 8
+	$(BIN)/python benchmarks/posts.py --variant sent --variant relp --variant relp-256 --variant relp-512 --seconds 2 --rounds 5
+	$(BIN)/python benchmarks/posts.py --variant sent --variant relp --variant relp-256 --variant relp-512 --seconds 2 --rounds 5 --connections 8
 
 $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'
