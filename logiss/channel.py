@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from attrs import frozen
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from httptools.parser.errors import (
     HttpParserCallbackError,
@@ -66,6 +67,8 @@ REQUEST_LINE_BYTES_MAX = 8 * 1024
 HEADER_BYTES_MAX = 16 * 1024
 HEADER_FIELDS_MAX = 100
 LENGTH_DIGITS_MAX = 18
+#: How long a body may come as slowly as it likes.
+SLOW_START_SECONDS = 2.0
 #: How long a client may go on sending what nobody reads any more, so that it gets
 #: to read its answer.
 LINGER_SECONDS = 2.0
@@ -75,6 +78,26 @@ LINGER_SLOW_SECONDS = 30.0
 _BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@frozen
+class Deadlines:
+    """
+    How long clients may take. A client that takes longer is cut off without an answer:
+    whoever sends logs tries a broken connection again, but throws away what a 4xx says
+    no to.
+
+    @ivar idle_seconds: between two requests.
+    @ivar header_seconds: for a request's line and headers, from its first byte.
+    @ivar body_seconds: for its body.
+    @ivar body_bytes_per_second: what of the body has to come on average, once
+        `SLOW_START_SECONDS` are over; 0 is no matter how little.
+    """
+
+    idle_seconds: float = IDLE_SECONDS
+    header_seconds: float = 10.0
+    body_seconds: float = 30.0
+    body_bytes_per_second: int = 1024
 
 
 def _by_name(fields: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
@@ -134,6 +157,8 @@ class Channel(Protocol):
         self._closing: IDelayedCall | None = None
         self._paused = False
         self.last_active = 0.0
+        # When the client began with the headers or the body that it is at.
+        self._began_at = 0.0
         self._send: Callable[[bytes], int] | None = None
         self.peer: IAddress | None = None
 
@@ -254,6 +279,7 @@ class Channel(Protocol):
         self._fields = []
         self._header_bytes = 0
         self._in_headers = True
+        self._began_at = self.last_active
 
     def on_url(self, url: bytes) -> None:
         self._uri += url
@@ -266,6 +292,7 @@ class Channel(Protocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._header_bytes = 0
+        self._began_at = self.last_active
         if self._closing is not None:
             # Read ahead behind the last request that is answered.
             return
@@ -317,9 +344,11 @@ class Channel(Protocol):
     def on_body(self, chunk: bytes) -> None:
         self._header_bytes = 0
         request = self._incoming
-        if request is None or request.refusal is not None:
+        if request is None:
             return
         request.size += len(chunk)
+        if request.refusal is not None:
+            return
         if request.size > self.site.max_body_bytes:
             request.chunks = []
             request.refusal = self.site.body_too_large(request)
@@ -389,7 +418,8 @@ class Channel(Protocol):
         self._serving = None
         if self._closing is not None:
             return
-        self.last_active = self.site.clock.seconds()
+        # What was read behind it had to wait for it.
+        self.last_active = self._began_at = self.site.clock.seconds()
         if not request.persistent:
             self._close()
         elif not self._advancing and (
@@ -442,6 +472,26 @@ class Channel(Protocol):
             and self._closing is None
         ):
             self._close()
+
+    def why_late(self, now: float) -> str:
+        """Why the client is to be cut off, if it is."""
+        incoming = self._incoming
+        if incoming is None and not self._in_headers:
+            return ""
+        if self._serving is not None or self._closing is not None or self._clogged:
+            # The client waits for us, or we for its reading.
+            return ""
+        deadlines = self.site.deadlines
+        seconds = now - self._began_at
+        if incoming is None:
+            most = deadlines.header_seconds
+            return f"headers took more than {most:g} s" if seconds > most else ""
+        if seconds > deadlines.body_seconds:
+            return f"the body took more than {deadlines.body_seconds:g} s"
+        rate = deadlines.body_bytes_per_second
+        if seconds > SLOW_START_SECONDS and incoming.size < rate * seconds:
+            return f"the body came with less than {rate} bytes a second"
+        return ""
 
     # what twisted.web's `Request` asks of its channel
 
@@ -534,6 +584,8 @@ class ChannelSite(ServerFactory[Channel]):
     @param max_body_bytes: of a body on the wire.
     @param delivery_level: what each answer says a 200 to a post means, if it is
         known.
+    @param on_cut: told how many clients were cut off, the address of one and why it
+        was.
     @ivar channels: the connections there are.
     """
 
@@ -548,8 +600,12 @@ class ChannelSite(ServerFactory[Channel]):
         max_body_bytes: int,
         fixed: Mapping[bytes, IResource],
         delivery_level: str | None = None,
+        deadlines: Deadlines | None = None,
+        on_cut: Callable[[int, IAddress, str], None] = lambda *cut: None,
     ) -> None:
         self.clock = clock
+        self.deadlines = deadlines or Deadlines()
+        self._on_cut = on_cut
         self.level = delivery_level
         self.max_body_bytes = max_body_bytes
         self.channels: set[Channel] = set()
@@ -572,9 +628,16 @@ class ChannelSite(ServerFactory[Channel]):
     def _beaten(self) -> None:
         # A date and an idle timeout for each connection would be timers per POST.
         self._tick()
-        since = self.clock.seconds() - IDLE_SECONDS
+        now = self.clock.seconds()
+        since = now - self.deadlines.idle_seconds
         for channel in [c for c in self.channels if c.last_active <= since]:
             channel.close_if_idle(since)
+        late = [(c, why) for c in self.channels if (why := c.why_late(now))]
+        for channel, _ in late:
+            channel.abort()
+        if late:
+            channel, why = late[0]
+            self._on_cut(len(late), cast(IAddress, channel.peer), why)
 
     def _tick(self) -> None:
         self.date = datetimeToString(self.clock.seconds())

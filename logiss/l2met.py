@@ -217,6 +217,17 @@ class EventLog:
             f" count#log-iss.http.logs.post.success={succeeded}"
         )
 
+    def clients_cut(self, count: int, remote_addr: str, why: str) -> None:
+        """
+        Clients were cut off within a second, for they took too long.
+
+        @param remote_addr: of one of them, as is `why`.
+        """
+        self._line(
+            f"count#log-iss.http.clients.cut={count} remote_addr={quoted(remote_addr)}"
+            f" message={quoted(why)}"
+        )
+
     # connections to the backend
 
     def connect_attempted(self, sender_id: int, destination: str = "") -> None:

@@ -36,6 +36,7 @@ class Metrics:
     connects_failed: int = 0
     disconnects: int = 0
     log_lines_dropped: int = 0
+    clients_cut: int = 0
     posts_joined: int = 0
     posts_remembered: int = 0
     counts_mismatched: int = 0

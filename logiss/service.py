@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
+    IAddress,
     IListeningPort,
     IProtocolFactory,
     IReactorPluggableNameResolver,
@@ -27,7 +28,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import LoopingCall, deferLater
 
 from logiss import codec
-from logiss.channel import ChannelSite
+from logiss.channel import ChannelSite, Deadlines
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials
 from logiss.drain import Drain
@@ -229,7 +230,12 @@ class LogissService(Service):
         )
         self._clients: Clients | ChannelSite
         if settings.http_channel == "stock":
-            site = LogsSite(root, reactor, settings.max_body_bytes)
+            site = LogsSite(
+                root,
+                reactor,
+                settings.max_body_bytes,
+                settings.keepalive_timeout_seconds,
+            )
             self._clients = Clients(site, reactor)
         else:
             self._clients = ChannelSite(
@@ -238,6 +244,13 @@ class LogissService(Service):
                 settings.max_body_bytes,
                 fixed={b"/logs": self.logs, b"/logs/": self.logs},
                 delivery_level=self.forwarder.pool.delivery_level,
+                deadlines=Deadlines(
+                    settings.keepalive_timeout_seconds,
+                    settings.header_timeout_seconds,
+                    settings.body_timeout_seconds,
+                    settings.body_rate,
+                ),
+                on_cut=self._clients_cut,
             )
         self._port: IListeningPort | None = None
         self._sums = LoopingCall(self._sum_up)
@@ -287,6 +300,10 @@ class LogissService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._drain())
+
+    def _clients_cut(self, count: int, address: IAddress, why: str) -> None:
+        self.metrics.clients_cut += count
+        self.events.clients_cut(count, getattr(address, "host", ""), why)
 
     def _sum_up(self) -> None:
         now = (self.metrics.posts_succeeded, self.metrics.frames_delivered)

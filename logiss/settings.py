@@ -122,6 +122,10 @@ class Settings:
     log_successes: bool = True
     http_channel: str = "fast"
     require_msg_count: bool = False
+    header_timeout_seconds: float = 10.0
+    body_timeout_seconds: float = 30.0
+    body_rate: int = 1024
+    keepalive_timeout_seconds: float = 330.0
     on_timeout: str = "respond"
 
     @property
@@ -205,6 +209,10 @@ def read(environ: Mapping[str, str]) -> Settings:
         log_successes=variable("REQUEST_LOG", parse_request_log, True),
         http_channel=variable("HTTP_CHANNEL", parse_channel, "fast"),
         require_msg_count=variable("REQUIRE_MSG_COUNT", parse_flag, False),
+        header_timeout_seconds=variable("HEADER_TIMEOUT", parse_seconds, 10.0),
+        body_timeout_seconds=variable("BODY_TIMEOUT", parse_seconds, 30.0),
+        body_rate=variable("BODY_RATE", parse_size_or_nothing, 1024),
+        keepalive_timeout_seconds=variable("KEEPALIVE_TIMEOUT", parse_seconds, 330.0),
         on_timeout=variable("ON_TIMEOUT", parse_on_timeout, "respond"),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:

@@ -76,12 +76,16 @@ class LogsSite(Site):
     displayTracebacks = False
 
     def __init__(
-        self, resource: IResource, reactor: IReactorTime, max_body_bytes: int
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        max_body_bytes: int,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         super().__init__(
             resource,
             parsePOSTFormSubmission=False,
-            timeout=IDLE_SECONDS,
+            timeout=idle_seconds,
             reactor=reactor,
         )
         self.noisy = False

@@ -311,6 +311,7 @@ class ChannelTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
+        self.cut: list[tuple[int, str]] = []
         self.wires: list[Wire] = []
         self.sites: list[ChannelSite] = []
 
@@ -324,7 +325,13 @@ class ChannelTestCase(SynchronousTestCase):
 
     def serve(self, root: Resource, max_body_bytes: int = MAX_BODY_BYTES) -> Wire:
         """The first connection to a site of `root`."""
-        site = ChannelSite(root, self.clock, max_body_bytes, fixed={})
+        site = ChannelSite(
+            root,
+            self.clock,
+            max_body_bytes,
+            fixed={},
+            on_cut=lambda count, address, why: self.cut.append((count, why)),
+        )
         site.doStart()
         self.sites.append(site)
         return self.connect()
@@ -1326,17 +1333,10 @@ class IdleTests(ChannelTestCase):
         self.pass_time(300)
         self.send(get())
         self.pass_time(300)
-        self.send(get()[:5])
+        self.send(get())
         self.pass_time(IDLE_SECONDS - 1)
         self.assertFalse(wire.is_closed)
         self.pass_time(2)
-        self.assertTrue(wire.is_closed)
-
-    def test_in_mid_body(self) -> None:
-        """One that waits for the rest of a body."""
-        wire = self.serve(Later())
-        self.send(post("/", b"xx")[:-1])
-        self.pass_time(IDLE_SECONDS + 1)
         self.assertTrue(wire.is_closed)
 
     def test_while_served(self) -> None:
@@ -1359,6 +1359,98 @@ class IdleTests(ChannelTestCase):
         second = self.connect()
         self.pass_time(IDLE_SECONDS - 50)
         self.assertEqual((first.is_closed, second.is_closed), (True, False))
+
+
+class DeadlineTests(ChannelTestCase):
+    """Clients that take too long are cut off, without an answer; others are not."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.wire = self.serve(Echo(), 1_000_000)
+        self.healthy = self.connect()
+
+    def send_slowly(self, octets: bytes, rate: int, seconds: int) -> None:
+        """`rate` octets each second, if need be of those that follow `octets`."""
+        octets += b"x" * rate * seconds
+        for i in range(seconds):
+            if not self.wire.is_closed:
+                self.send(octets[i * rate : (i + 1) * rate], self.wire)
+            self.clock.advance(1)
+
+    def check(self, cut: list[tuple[int, str]]) -> None:
+        """What was cut off; who is beside it notices nothing."""
+        self.assertEqual(self.cut, cut)
+        self.assertEqual((self.wire.is_aborted, self.wire.sent), (bool(cut), b""))
+        self.send(post("/", b"beside"), self.healthy)
+        self.assertTrue(self.healthy.sent.endswith(b"POST / beside"))
+
+    def test_headers(self) -> None:
+        """They have 10 s from their first byte on, however they trickle in."""
+        self.clock.advance(100)
+        self.send_slowly(get("/" + "x" * 100), 1, 10)
+        self.assertFalse(self.wire.is_closed)
+        self.clock.advance(1)
+        self.check([(1, "headers took more than 10 s")])
+
+    def test_headers_behind_another(self) -> None:
+        """So have those of the next request."""
+        self.send(post("/", b"first") + get()[:5], self.wire)
+        self.wire.sent = b""
+        self.clock.pump([1] * 11)
+        self.check([(1, "headers took more than 10 s")])
+
+    def test_slow_body(self) -> None:
+        """After 2 s it has to come with 1 KiB a second."""
+        self.send(post("/", b"x" * 100_000)[:-100_000], self.wire)
+        self.send_slowly(b"", 1023, 2)
+        self.assertFalse(self.wire.is_closed)
+        self.send_slowly(b"", 1023, 1)
+        self.check([(1, "the body came with less than 1024 bytes a second")])
+
+    def test_body_at_that_rate(self) -> None:
+        """It may take its time, up to 30 s."""
+        self.send(post("/", b"x" * 100_000)[:-100_000], self.wire)
+        self.send_slowly(b"", 1024, 30)
+        self.assertFalse(self.wire.is_closed)
+        self.send_slowly(b"", 1024, 1)
+        self.check([(1, "the body took more than 30 s")])
+
+    def test_body_that_ends_in_time(self) -> None:
+        """It is served, and the next begins anew."""
+        for _ in range(3):
+            self.send(post("/", b"x" * 2048)[:-2048], self.wire)
+            self.send_slowly(b"", 1024, 2)
+            self.clock.pump([1] * 20)
+        self.assertIn(b"x" * 2048, self.wire.sent)
+        self.wire.sent = b""
+        self.check([])
+
+    def test_refused_body(self) -> None:
+        """That of a request that has its answer has no more time."""
+        self.send(chunked("/", b"x" * 1_000_001, end=b"")[:-2], self.wire)
+        self.clock.pump([1] * 31)
+        self.assertTrue(self.wire.is_closed)
+
+    def test_not_while_served(self) -> None:
+        """What was read behind a request has its time behind its answer."""
+        later = Later()
+        self.wire = self.serve(later)
+        self.send(get() + get()[:5])
+        self.clock.pump([1] * 60)
+        self.assertFalse(self.wire.is_closed)
+        later.answer()
+        self.clock.pump([1] * 10)
+        self.assertFalse(self.wire.is_closed)
+        self.clock.advance(1)
+        self.assertTrue(self.wire.is_aborted)
+
+    def test_many(self) -> None:
+        """One line says how many there were."""
+        for _ in range(100):
+            self.send(b"POST", self.connect())
+        self.clock.pump([1] * 11)
+        self.assertEqual(self.cut, [(100, "headers took more than 10 s")])
+        self.assertFalse(self.healthy.is_closed)
 
 
 class CloseTests(ChannelTestCase):

@@ -124,6 +124,10 @@ class EventLogTests(SynchronousTestCase):
             " count#log-iss.http.logs.post.success=12",
         ),
         (
+            lambda log: log.clients_cut(3, "::1", 'a "b"'),
+            'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
+        ),
+        (
             lambda log: log.connect_attempted(0),
             "count#log-iss.forwarder.connect.attempt=1 id=0",
         ),

@@ -5,6 +5,7 @@ Nothing here uses the reactor: what is tested runs in another process.
 """
 
 import os
+import select
 import selectors
 import signal
 import socket
@@ -237,6 +238,17 @@ class BlockingClient:
     def is_closed(self) -> bool:
         """Whether the other end has closed, waiting for it."""
         return self._socket.recv(1) == b""
+
+    def is_cut_off(self) -> bool:
+        """Whether the other end has ended the connection by now, without an answer."""
+        if not select.select([self._socket], [], [], 0)[0]:
+            return False
+        try:
+            octets = self._socket.recv(1)
+        except ConnectionResetError:
+            return True
+        assert not octets, "an answer"
+        return True
 
     def close(self) -> None:
         self._socket.close()

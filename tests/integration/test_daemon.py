@@ -274,6 +274,45 @@ def test_client_that_does_not_read(tmp_path: Path) -> None:
         assert receiver.frames == []
 
 
+def test_clients_that_take_too_long(tmp_path: Path) -> None:
+    """
+    They are cut off without an answer and leave one line; a client beside them
+    notices nothing.
+    """
+    with (
+        receiving() as receiver,
+        running(
+            "twist",
+            tmp_path,
+            FORWARD_DEST=f"127.0.0.1:{receiver.port}",
+            HEADER_TIMEOUT="1",
+            BODY_TIMEOUT="2",
+            BODY_RATE="0",
+        ) as daemon,
+    ):
+        daemon.wait_until_usable()
+        healthy = BlockingClient(daemon.port)
+        octets = request(framed(message(b"half")))
+        slow = [BlockingClient(daemon.port) for _ in range(20)]
+        for i, client in enumerate(slow):
+            client.send(octets[:-1] if i % 2 else octets[:30])
+        codes = []
+        while not all(client.is_cut_off() for client in slow):
+            healthy.send(request(framed(message(b"beside"))))
+            answer = healthy.answer()
+            assert answer is not None
+            codes.append(answer.code)
+            time.sleep(0.05)
+        assert set(codes) == {200}
+        cuts = daemon.logged(message="headers took more than 1 s")
+        cuts += daemon.logged(message="the body took more than 2 s")
+        counts = [int(line["count#log-iss.http.clients.cut"]) for line in cuts]
+        assert sum(counts) == 20
+        assert all(line["remote_addr"] == "127.0.0.1" for line in cuts)
+        healthy.close()
+        wait_for(lambda: len(receiver.frames) == len(codes))
+
+
 def test_slow_reader_of_the_log(tmp_path: Path) -> None:
     """Who does not read the log does not stop the daemon from serving."""
     with (
