@@ -39,6 +39,10 @@ cdef enum:
     NUMBER_DIGITS_MAX = 20
 
 
+# Far above any txnr; a count of them on top of it is still a Py_ssize_t.
+cdef Py_ssize_t TXNR_SANE_MAX = 10 ** 18
+
+
 cdef struct Field:
     const char *start
     Py_ssize_t size
@@ -338,10 +342,10 @@ def syslog_frames(
     cdef Py_ssize_t whole = PyBytes_GET_SIZE(octets)
     cdef Py_ssize_t end = at, next_end, size = 0, count = 0, i
     cdef char txnr[NUMBER_DIGITS_MAX]
-    cdef Py_ssize_t digits = put_number(txnr, first_txnr) - txnr
+    cdef Py_ssize_t digits
     cdef bytes made
     cdef char *to
-    if not 0 <= at <= whole:
+    if not 0 <= at <= whole or not 0 <= first_txnr <= TXNR_SANE_MAX:
         return pure_relp.syslog_frames(octets, at, count_max, first_txnr)
     while end < whole and count < count_max:
         end = end_of_frame(start, end, whole)
@@ -350,6 +354,7 @@ def syslog_frames(
         size += digits_of(first_txnr + count) + 9
         count += 1
     size += end - at
+    digits = put_number(txnr, first_txnr) - txnr
     made = new_bytes(NULL, size)
     to = PyBytes_AS_STRING(made)
     for i in range(count):
@@ -368,9 +373,12 @@ def answers(Py_ssize_t first_txnr, Py_ssize_t end_txnr):
     """As `logiss.relp.answers`."""
     cdef Py_ssize_t size = 0, n
     cdef char txnr[NUMBER_DIGITS_MAX]
-    cdef Py_ssize_t digits = put_number(txnr, first_txnr) - txnr
+    cdef Py_ssize_t digits
     cdef bytes lines
     cdef char *to
+    if not 0 <= first_txnr <= TXNR_SANE_MAX or end_txnr > TXNR_SANE_MAX:
+        return pure_relp.answers(first_txnr, end_txnr)
+    digits = put_number(txnr, first_txnr) - txnr
     for n in range(first_txnr, end_txnr):
         size += digits_of(n) + 14
     lines = new_bytes(NULL, size)

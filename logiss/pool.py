@@ -28,6 +28,10 @@ from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.senders import Delivery, ISender, ISenderOwner, Loss
 
+#: How long what a connection has ended on waits for one that became usable later: a
+#: backend that is well again has one within 200 ms.
+BLAMED_SECONDS = 1.0
+
 
 class NotDelivered(Exception):
     """The payload was not handed over before its deadline."""
@@ -140,6 +144,7 @@ class Pool:
         self._senders: set[ISender] = set()
         self._timer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None
+        self._patience: IDelayedCall | None = None
         self._dispatching = False
         self._stopped = False
         self._replays_open = 0
@@ -218,12 +223,9 @@ class Pool:
             self._metrics.payloads_replayed += len(loss.replay)
             self._metrics.bytes_replayed += size
             self._events.replaying(sender.sender_id, len(loss.replay), size, loss.why)
-        if alive:
-            # Two connections may break one after the other: the older payload goes
-            # first, whichever was lost first.
-            self._queue = deque(
-                sorted([*alive, *self._queue], key=lambda delivery: delivery.deadline)
-            )
+        # Two connections may break one after the other: the older payload goes
+        # first, whichever was lost first.
+        self._requeue(alive)
         if self._stopped:
             self._give_replays_up()
             self._fail_all()
@@ -231,6 +233,11 @@ class Pool:
         if self._timer is None:
             self._watch_oldest()
         self._dispatch()
+
+    def _requeue(self, deliveries: list[_Delivery]) -> None:
+        if deliveries:
+            waiting = [*deliveries, *self._queue]
+            self._queue = deque(sorted(waiting, key=lambda d: d.deadline))
 
     # replays
 
@@ -274,10 +281,10 @@ class Pool:
         stopped by who started them.
         """
         self._stopped = True
-        for call in (self._timer, self._turn):
+        for call in (self._timer, self._turn, self._patience):
             if call is not None:
                 call.cancel()
-        self._timer = self._turn = None
+        self._timer = self._turn = self._patience = None
         begun = [d for sender in self._senders for d in sender.unconfirmed()]
         self._give_replays_up()
         # Those that are on their way may still arrive, but are waited for no more.
@@ -344,10 +351,9 @@ class Pool:
         # It has ended and is lost in a moment; nothing was written.
         for payload in first_begun:
             payload.begun_at = None
-        while group:
-            delivery = group.pop()
-            queue = self._replays if delivery.is_replay else self._queue
-            queue.appendleft(delivery)
+        self._replays.extendleft(reversed([d for d in group if d.is_replay]))
+        # One that stands in front of them may be older: it was for another sender.
+        self._requeue([d for d in group if not d.is_replay])
 
     def _take(self, sender: ISender) -> list[_Delivery]:
         """What its next write is made of; nothing when nothing waits for it."""
@@ -357,8 +363,7 @@ class Pool:
             for_others: list[_Delivery] = []
             while queue:
                 delivery = queue[0]
-                blamed_at = delivery.blamed_at
-                if blamed_at is not None and blamed_at >= sender.usable_since:
+                if delivery.blamed_at is not None and self._is_kept(delivery, sender):
                     for_others.append(delivery)
                 elif delivery.octets:
                     room -= len(delivery.octets)
@@ -370,6 +375,23 @@ class Pool:
             if room < 0:
                 break
         return group
+
+    def _is_kept(self, delivery: _Delivery, sender: ISender) -> bool:
+        """
+        Whether `delivery` waits for a connection that became usable after the one that
+        ended on it: not for long, as there may be none.
+        """
+        assert delivery.blamed_at is not None
+        if delivery.blamed_at < sender.usable_since:
+            return False
+        left = delivery.blamed_at + BLAMED_SECONDS - self._clock.seconds()
+        if left > 0 and self._patience is None:
+            self._patience = self._clock.callLater(left, self._patience_ended)
+        return left > 0
+
+    def _patience_ended(self) -> None:
+        self._patience = None
+        self._dispatch()
 
     # deadlines
 

@@ -293,6 +293,7 @@ class RELPSender(Sender):
 
     def loss(self, why: str, in_order: bool) -> Loss:
         sendings = [s for s in self._sendings if not s.refused]
+        first = self._sendings[0] if self._sendings else None
         self._sendings.clear()
         self._unsent.clear()
         self._unwritten.clear()
@@ -300,8 +301,9 @@ class RELPSender(Sender):
         unanswered = set(self._client.unanswered_txnrs())
         for sending in left:
             self._keep_the_rest(sending, unanswered)
-        if self._ended_by_backend and left and left[0].sent:
-            self._blame(left[0].delivery, why)
+        # The client of the first may have gone; then nobody else is to blame.
+        if self._ended_by_backend and left and left[0] is first and first.sent:
+            self._blame(first.delivery, why)
         return Loss(why, [s.delivery for s in left if s.delivery.octets])
 
     def _blame(self, delivery: Delivery, why: str) -> None:

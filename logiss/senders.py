@@ -69,7 +69,7 @@ class Delivery(Protocol):
         when nobody waits for it any more.
     @ivar blamed_at: when a session has last ended with its first frame unanswered,
         in the clock's seconds; None when none has since a frame of it was answered.
-        It goes only to a connection that became usable later.
+        For a while it waits for a connection that became usable later.
     """
 
     octets: bytes

@@ -936,6 +936,22 @@ class SyslogFramesTests(TwinTestCase):
                 self.syslog_frames(*arguments)
 
 
+class TxnrTests(TwinTestCase):
+    """Numbers that no session comes to are no reason to write elsewhere."""
+
+    def test_far_out(self) -> None:
+        """Below zero, and near the end of what C counts."""
+        for first in (-15, -1, 0, 10**18 - 1, 10**18, 10**18 + 1, 2**63 - 3):
+            end = first + 2
+            self.assertEqual(
+                self.answers(first, end),
+                b"".join(b"%d rsp 6 200 OK\n" % n for n in range(first, end)),
+            )
+            made, count, _ = self.syslog_frames(b"1 a1 b", 0, 2, first)
+            expected = b"%d syslog 1 a\n%d syslog 1 b\n" % (first, first + 1)
+            self.assertEqual((made, count), (expected, 2))
+
+
 class AnswersTests(TwinTestCase):
     """`answers` are what a RELP server says that takes all."""
 
@@ -1176,6 +1192,10 @@ class CompiledMessagesTests(OnCompiled, MessagesTests):
 
 class CompiledSplitTests(OnCompiled, SplitTests):
     """`SplitTests` on the compiled twin."""
+
+
+class CompiledTxnrTests(OnCompiled, TxnrTests):
+    """`TxnrTests` on the compiled twin."""
 
 
 class CompiledAnswersTests(OnCompiled, AnswersTests):

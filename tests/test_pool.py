@@ -10,6 +10,7 @@ from zope.interface.verify import verifyObject
 
 from logiss.metrics import Metrics
 from logiss.pool import (
+    BLAMED_SECONDS,
     IDeliverer,
     NotDelivered,
     Payload,
@@ -583,11 +584,41 @@ class BlamedTests(PoolTestCase):
         self.deliver(b"c")
         self.assertEqual([b"ac"], self._connect_later().writes)
 
+    def test_not_for_ever(self) -> None:
+        """When none comes within a second, any connection takes it."""
+        self.clock.advance(BLAMED_SECONDS - 0.1)
+        self.assertEqual([], self.second.writes)
+        self.clock.advance(0.1)
+        self.assertEqual([b"a"], self.second.writes)
+        self.second.flush()
+        self.assertEqual([None], self.result())
+
     def test_deadline(self) -> None:
-        """When none comes in time it fails, like any other."""
+        """When there is none at all it fails in time, like any other."""
+        self.second.break_off()
         self.clock.advance(TIMEOUT_SECONDS)
         self.assert_not_delivered(self.result())
         self.assertEqual([], self._connect_later().writes)
+
+    def test_order(self) -> None:
+        """It keeps its place before what a dead connection gives back."""
+        self.second.refuses = True
+        self.clock.advance(0.5)
+        later = self.deliver(b"b")
+        self.assertEqual([], self.second.writes)
+        self.second.break_off()
+        self.clock.advance(TIMEOUT_SECONDS - 1.5)
+        self.assert_not_delivered(self.result())
+        self.assertEqual([], later())
+        self.clock.advance(1.5)
+        self.assert_not_delivered(later())
+
+    def test_stop(self) -> None:
+        """It leaves no timer."""
+        self.deliver(b"b")
+        self.pool.stop()
+        self.assert_not_delivered(self.result())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class ReplayTests(PoolTestCase):

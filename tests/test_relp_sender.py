@@ -107,6 +107,18 @@ class BlameTests(RELPSenderTestCase):
             self.reactor.advance(1)
         self.assertEqual([first], [delivery for delivery, _ in self.owner.refusals])
 
+    def test_client_gone(self) -> None:
+        """One whose client has gone is blamed no more, and nobody in its place."""
+        for _ in range(2):
+            first, second = deliveries(b"3 abc", b"3 def")
+            sender, transport = self.open()
+            sender.send([first, second])
+            first.octets = b""
+            self._end(sender, transport)
+            self.assertIsNone(second.blamed_at)
+            self.reactor.advance(1)
+        self.assertEqual([], self.owner.refusals)
+
     def test_given_up(self) -> None:
         """A session that we end says nothing about its frames."""
         [delivery] = deliveries(b"3 abc")
