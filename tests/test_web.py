@@ -151,10 +151,10 @@ class PostTests(PostTestCase):
         self.clock.advance(100)
         octets = request(BODY)
         self.connection.send(octets[:-1])
-        self.clock.advance(7)
+        self.clock.advance(1.5)
         self.connection.send(octets[-1:])
         (payload,) = self.front.deliverer.payloads
-        self.assertEqual(payload.received_at, 107)
+        self.assertEqual(payload.received_at, 101.5)
 
     def test_byte_by_byte(self) -> None:
         """How a request is cut into reads does not matter."""
