@@ -9,11 +9,13 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from logiss.l2met import EventLog
 from logiss.pool import IDeliverer, Payload
-from logiss.senders import Delivery, ISender, ISenderOwner, Loss
+from logiss.senders import Delivery, ISender, ISenderOwner, Loss, Sender
 from tests import l2met_grammar
 
 
@@ -143,6 +145,22 @@ class FakeDelivery:
 
 def deliveries(*octets: bytes) -> list[FakeDelivery]:
     return [FakeDelivery(o) for o in octets]
+
+
+class FakeLinks:
+    """What a factory is to its senders, without connecting anything."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.call_later = clock.callLater
+        self.seconds = clock.seconds
+
+    def sender_usable(self, sender: Sender) -> None:
+        """Counted by nobody."""
+
+    sender_unusable = sender_usable
+
+    def sender_lost(self, sender: Sender, reason: Failure) -> None:
+        """It is not connected again."""
 
 
 @implementer(ISenderOwner)

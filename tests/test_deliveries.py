@@ -25,29 +25,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.metrics import Metrics
 from logiss.pool import Payload, Pool
-from logiss.senders import Delivery, Sender
+from logiss.senders import Delivery
 from logiss.syslog_sender import Acknowledgements, SyslogSender
-from tests.fakes import Lines
+from tests.fakes import FakeLinks, Lines
 from tests.kernel import KernelTransport
 
 TIMEOUT_SECONDS = 5.0
 REPLAY_BYTES = 100
-
-
-class _Links:
-    """What a factory is to its senders, without connecting anything."""
-
-    def __init__(self, clock: MemoryReactorClock) -> None:
-        self.call_later = clock.callLater
-        self.seconds = clock.seconds
-
-    def sender_usable(self, sender: Sender) -> None:
-        """Counted by nobody."""
-
-    sender_unusable = sender_usable
-
-    def sender_lost(self, sender: Sender, reason: Failure) -> None:
-        """It is not connected again."""
 
 
 class _Recorded(SyslogSender):
@@ -75,7 +59,7 @@ class _Connection:
         self.transport = KernelTransport(clock)
         self.transport.room = 0
         sender.begun = []
-        sender.factory = _Links(clock)  # type: ignore[assignment]
+        sender.factory = FakeLinks(clock)  # type: ignore[assignment]
 
     def open(self) -> None:
         sender = self.sender

@@ -24,29 +24,12 @@ from logiss.metrics import Metrics
 from logiss.pool import Payload, Pool
 from logiss.relp import Client
 from logiss.relp_sender import RELPSender
-from logiss.senders import Sender
-from tests.fakes import Lines
+from tests.fakes import FakeLinks, Lines
 from tests.kernel import KernelTransport
 
 TIMEOUT_SECONDS = 5.0
 WINDOW = 4
 OFFERS = b"200 OK\nrelp_version=0\nrelp_software=model\ncommands=syslog"
-
-
-class _Links:
-    """What a factory is to its senders, without connecting anything."""
-
-    def __init__(self, clock: MemoryReactorClock) -> None:
-        self.call_later = clock.callLater
-        self.seconds = clock.seconds
-
-    def sender_usable(self, sender: Sender) -> None:
-        """Counted by nobody."""
-
-    sender_unusable = sender_usable
-
-    def sender_lost(self, sender: Sender, reason: Failure) -> None:
-        """It is not connected again."""
 
 
 class _Session:
@@ -60,7 +43,7 @@ class _Session:
     def __init__(self, number: int, pool: Pool, clock: MemoryReactorClock) -> None:
         client = Client(b"logiss", WINDOW, txnr_max=40)
         self.sender = RELPSender(number, pool, client)
-        self.sender.factory = _Links(clock)  # type: ignore[assignment]
+        self.sender.factory = FakeLinks(clock)  # type: ignore[assignment]
         self.transport = KernelTransport(clock)
         self.messages: dict[int, bytes] = {}
         self.unanswered: list[int] = []
