@@ -525,6 +525,8 @@ class Channel(Protocol):
 
     def resumeProducing(self) -> None:
         self._clogged = False
+        # What was read meanwhile had to wait for the client's reading.
+        self.last_active = self._began_at = self.site.clock.seconds()
         self._advance()
 
     def stopProducing(self) -> None:

@@ -1444,6 +1444,19 @@ class DeadlineTests(ChannelTestCase):
         self.clock.advance(1)
         self.assertTrue(self.wire.is_aborted)
 
+    def test_not_while_answers_are_unread(self) -> None:
+        """What was read then has its time from when we read again."""
+        self.wire = self.serve(Calls(lambda r: b"x" * 10 * BUFFER_BYTES))
+        self.wire.room = 0
+        self.send(get() + get()[:5])
+        self.clock.pump([1] * 60)
+        self.assertFalse(self.wire.is_closed)
+        self.wire.flush_all()
+        self.clock.pump([1] * 10)
+        self.assertFalse(self.wire.is_closed)
+        self.clock.advance(1)
+        self.assertTrue(self.wire.is_aborted)
+
     def test_many(self) -> None:
         """One line says how many there were."""
         for _ in range(100):
