@@ -1425,11 +1425,24 @@ class DeadlineTests(ChannelTestCase):
         self.wire.sent = b""
         self.check([])
 
+    def test_body_behind_slow_headers(self) -> None:
+        """Each has its own time."""
+        head = post("/", b"x" * 100_000)[:-100_000]
+        self.send(head[:-1], self.wire)
+        self.clock.pump([1] * 9)
+        self.send(head[-1:], self.wire)
+        self.send_slowly(b"", 1024, 25)
+        self.assertFalse(self.wire.is_closed)
+
     def test_refused_body(self) -> None:
-        """That of a request that has its answer has no more time."""
-        self.send(chunked("/", b"x" * 1_000_001, end=b"")[:-2], self.wire)
-        self.clock.pump([1] * 31)
-        self.assertTrue(self.wire.is_closed)
+        """That of a request that has its answer has the same time, and rate."""
+        self.wire = self.serve(Door({b"/no": Answer(401, "No")}))
+        self.send(post("/no", b"x" * 100_000)[:-100_000])
+        self.send_slowly(b"", 1024, 30)
+        self.assertEqual(self.codes(), [401])
+        self.assertFalse(self.wire.is_closed)
+        self.send_slowly(b"", 1024, 1)
+        self.assertEqual(self.cut, [(1, "the body took more than 30 s")])
 
     def test_not_while_served(self) -> None:
         """What was read behind a request has its time behind its answer."""
