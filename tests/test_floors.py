@@ -19,7 +19,7 @@ FLOORS = (
     "_version frames _frames stamp inflate chunked heads limits settings metrics l2met"
     " credentials drain relp",
     # 1 wires
-    "journal connector tls wire receiver answers codec budget",
+    "journal connector tls wire receiver answers codec budget memory",
     # 2 connections
     "senders requests",
     # 3 queue and gate
