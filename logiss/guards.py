@@ -22,7 +22,8 @@ from logiss.answers import (
 from logiss.credentials import Credential, Credentials
 from logiss.drain import Drain
 from logiss.metrics import Metrics
-from logiss.settings import Settings
+from logiss.settings import EVERYBODY, Settings
+from logiss.trust import TrustedProxies
 
 CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
 
@@ -70,7 +71,11 @@ def _address(request: Request, forwarded: list[bytes] | None) -> bytes:
     """Where the post came from, for the origin and the log."""
     if forwarded and any(forwarded):
         return forwarded[0] if len(forwarded) == 1 else b", ".join(forwarded)
-    return peer_address(getattr(request.getClientAddress(), "host", "")).encode()
+    return _peer(request).encode()
+
+
+def _peer(request: Request) -> str:
+    return peer_address(getattr(request.getClientAddress(), "host", ""))
 
 
 def peer_address(host: str) -> str:
@@ -99,8 +104,14 @@ class Guards:
         self._drain = drain
         self._metrics = metrics
         self._too_large = too_large
+        self._trusted: TrustedProxies | None = None
+        trust: tuple[Guard, ...] = ()
+        if settings.trusted_proxies != EVERYBODY:
+            self._trusted = TrustedProxies(settings.trusted_proxies)
+            trust = (self._trust,)
         ssl: tuple[Guard, ...] = (self._ssl,) if settings.enforce_ssl else ()
         self._guards: tuple[Guard, ...] = (
+            *trust,
             *ssl,
             self.draining,
             self._method,
@@ -118,7 +129,18 @@ class Guards:
                 return refusal
         return None
 
+    def _trust(self, post: Post) -> None:
+        """Refuses none, but takes nobody's word on an address who is not trusted."""
+        peer = _peer(post.request)
+        if not self._trusts(peer):
+            post.remote_addr = peer.encode() or None
+
+    def _trusts(self, peer: str) -> bool:
+        return self._trusted is None or peer in self._trusted
+
     def _ssl(self, post: Post) -> Answer | None:
+        if self._trusted is not None and not self._trusts(_peer(post.request)):
+            return ONLY_SSL
         proto = _first(post.values(b"x-forwarded-proto")) or b""
         if proto.partition(b",")[0].strip().lower() == b"https":
             return None

@@ -17,9 +17,9 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate settings metrics l2met credentials drain"
-    " relp",
+    " relp trust proxy_header",
     # 1 wires
-    "journal connector tls wire receiver answers codec",
+    "journal connector tls wire receiver answers codec proxied",
     # 2 connections
     "senders",
     # 3 queue and gate
