@@ -71,7 +71,7 @@ def _address(request: Request, forwarded: list[bytes] | None) -> bytes:
     """Where the post came from, for the origin and the log."""
     if forwarded and any(forwarded):
         return forwarded[0] if len(forwarded) == 1 else b", ".join(forwarded)
-    return _peer(request).encode()
+    return peer_address(getattr(request.getClientAddress(), "host", "")).encode()
 
 
 def _peer(request: Request) -> str:
@@ -104,12 +104,13 @@ class Guards:
         self._drain = drain
         self._metrics = metrics
         self._too_large = too_large
-        self._trusted: TrustedProxies | None = None
-        trust: tuple[Guard, ...] = ()
-        if settings.trusted_proxies != EVERYBODY:
-            self._trusted = TrustedProxies(settings.trusted_proxies)
-            trust = (self._trust,)
-        ssl: tuple[Guard, ...] = (self._ssl,) if settings.enforce_ssl else ()
+        self._trusted = TrustedProxies(settings.trusted_proxies)
+        # Nobody is looked up where everybody is trusted.
+        trusts_all = settings.trusted_proxies == EVERYBODY
+        trust: tuple[Guard, ...] = () if trusts_all else (self._trust,)
+        ssl: tuple[Guard, ...] = ()
+        if settings.enforce_ssl:
+            ssl = (self._ssl if trusts_all else self._ssl_of_trusted,)
         self._guards: tuple[Guard, ...] = (
             *trust,
             *ssl,
@@ -132,15 +133,13 @@ class Guards:
     def _trust(self, post: Post) -> None:
         """Refuses none, but takes nobody's word on an address who is not trusted."""
         peer = _peer(post.request)
-        if not self._trusts(peer):
+        if peer not in self._trusted:
             post.remote_addr = peer.encode() or None
 
-    def _trusts(self, peer: str) -> bool:
-        return self._trusted is None or peer in self._trusted
+    def _ssl_of_trusted(self, post: Post) -> Answer | None:
+        return self._ssl(post) if _peer(post.request) in self._trusted else ONLY_SSL
 
     def _ssl(self, post: Post) -> Answer | None:
-        if self._trusted is not None and not self._trusts(_peer(post.request)):
-            return ONLY_SSL
         proto = _first(post.values(b"x-forwarded-proto")) or b""
         if proto.partition(b",")[0].strip().lower() == b"https":
             return None

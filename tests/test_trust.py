@@ -172,3 +172,19 @@ class FrontTests(SynchronousTestCase):
             FORWARDED_FOR, proxy_protocol=True, trusted_proxies=WITH_PEER
         )
         self.assertEqual(address, "203.0.113.9, 203.0.113.8")
+
+    def test_default_costs_nothing(self) -> None:
+        """By default no peer is looked up, also where HTTPS is enforced."""
+
+        looked_up: list[str] = []
+
+        def look_up(proxies: TrustedProxies, host: str) -> bool:
+            looked_up.append(host)
+            return True
+
+        self.patch(TrustedProxies, "__contains__", look_up)
+        self.post({**FORWARDED_FOR, **HTTPS})
+        self.post({**FORWARDED_FOR, **HTTPS}, enforce_ssl=True)
+        self.assertEqual(looked_up, [])
+        self.post(FORWARDED_FOR, trusted_proxies=WITH_PEER)
+        self.assertEqual(set(looked_up), {PEER})
