@@ -297,6 +297,19 @@ class GoodTests(TalkTestCase):
             self.served(post(LENGTH, line=line, host=host))
 
 
+class StricterTests(RowTestCase):
+    """The daemon's channel takes less than it might, as the HTTP reference says."""
+
+    def test_white_space(self) -> None:
+        """White space in a chunk extension, a tab behind ``chunked``."""
+        for extension in (b" ;a", b"; a", b";a =b", b";a= b"):
+            chunks = IN_CHUNKS.replace(b"\r\n", extension + b"\r\n", 1)
+            octets = post(CHUNKED, body=chunks)
+            self.refused(Row(repr(extension), octets, 0, SERVED), octets)
+        octets = post(CHUNKED + b"\t", body=IN_CHUNKS)
+        self.refused(Row("tab", octets, 0, SERVED), octets)
+
+
 class StockTests(TalkTestCase):
     """twisted.web's own channel refuses the rows that the HTTP reference says."""
 
