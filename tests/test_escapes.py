@@ -11,7 +11,7 @@ import base64
 import re
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
@@ -22,6 +22,7 @@ from logiss.credentials import Credential, Credentials, password_digest
 from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.settings import Settings
+from logiss.site import LogsSite
 from logiss.web import LogsResource
 from tests import l2met_grammar, rfc5424
 from tests.fakes import FakeDeliverer
@@ -141,7 +142,7 @@ def _encoded(value: bytes) -> bytes:
 class Door:
     """A front door of its own for each post."""
 
-    def __init__(self, attack: Attack) -> None:
+    def __init__(self, attack: Attack, on: str = "channel") -> None:
         self.clock = Clock()
         self.lines: list[str] = []
         self.deliverer = FakeDeliverer()
@@ -167,7 +168,9 @@ class Door:
         )
         root = RootResource(logs, logs.drain, events, logs.metrics, lambda: 1, "sent")
         fixed = {b"/logs": logs, b"/logs/": logs}
-        self.site = ChannelSite(root, self.clock, 10_000_000, fixed)
+        self.site: ChannelSite | LogsSite = LogsSite(root, self.clock, 10_000_000)
+        if on == "channel":
+            self.site = ChannelSite(root, self.clock, 10_000_000, fixed)
 
     def answers(self, *reads: bytes) -> list[HTTPAnswer]:
         connection = Connection(self.site)
@@ -177,7 +180,8 @@ class Door:
         answers = connection.answers()
         if connection.transport.connected:
             connection.hang_up()
-        self.site.doStop()
+        if isinstance(self.site, ChannelSite):
+            self.site.doStop()
         return answers
 
 
@@ -344,7 +348,6 @@ _attacks = st.builds(
 
 _SETTINGS = settings(
     deadline=None,
-    max_examples=300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -525,14 +528,30 @@ class EscapesTestCase(SynchronousTestCase):
 class ArbitraryTests(EscapesTestCase):
     """Whatever is in a post stays in its place."""
 
-    @_SETTINGS
+    @settings(_SETTINGS, max_examples=300)
     @given(_attacks)
     def test_legal(self, attack: Attack) -> None:
         """
         What HTTP allows is forwarded: as many frames, each with its message, with our
         elements and no others, and the values in them are those that were sent.
         """
-        door = Door(attack)
+        self.check(attack, Door(attack))
+
+    @_SETTINGS
+    @given(
+        _attacks,
+        st.sampled_from([b"x-forwarded-for", b"x-request-id", b"logplex-drain-token"]),
+        _any_values,
+    )
+    def test_stock(self, attack: Attack, name: bytes, value: bytes) -> None:
+        """
+        So it is on twisted.web's own channel, which lets more control bytes pass.
+        """
+        value = re.sub(rb"[\r\n\0]", b"", value)
+        attack = evolve(attack, fields=((name, value), *attack.fields))
+        self.check(attack, Door(attack, "logs"))
+
+    def check(self, attack: Attack, door: Door) -> None:
         (answer,) = door.answers(attack.octets())
         self.assertEqual(answer.code, 200, answer.body)
         messages = rfc5424.split(door.deliverer.octets)
