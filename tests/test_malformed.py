@@ -25,6 +25,7 @@ from tests.front import (
     stamped,
 )
 from tests.malformed_rows import (
+    AUTHORIZATION,
     AWAITED,
     BODY,
     CHUNKED,
@@ -237,6 +238,17 @@ class RowTests(RowTestCase):
                     self.refused(row, octets)
                     count += 1
         self.assertGreater(count, 200)
+
+    def test_upgrade(self) -> None:
+        """
+        So are those that ask for another protocol, whose heads are read a second time.
+        """
+        asks = b"\r\nConnection: Upgrade\r\nUpgrade: h2c"
+        for row in ROWS:
+            octets = row.octets.replace(AUTHORIZATION, AUTHORIZATION + asks, 1)
+            self.assertIn(asks, octets)
+            self.refused(row, octets + SMUGGLED)
+            self.refused(row, *byte_by_byte(octets + SMUGGLED))
 
 
 class GoodTests(TalkTestCase):
