@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.channel import ChannelSite
 from logiss.credentials import Credential, Credentials, password_digest
 from logiss.health import RootResource
 from logiss.l2met import EventLog
+from logiss.limits import ChannelLimits
 from logiss.settings import Settings
-from logiss.site import LogsSite
+from logiss.site import ChannelSite, LogsSite
 from logiss.web import LogsResource
 from tests import l2met_grammar, rfc5424
 from tests.fakes import FakeDeliverer
@@ -34,6 +34,7 @@ SD_ID = b"meta@1"
 QUERY_PARAMS = (b"a", b"b.c")
 FIELD_PARAMS = (b"x", b"a", b"y")
 
+_MOST = 10_000_000
 #: A PARAM-VALUE has at most so many bytes before it is escaped.
 VALUE_MAX = 255
 #: A log line repeats at most so many characters of a value.
@@ -168,9 +169,9 @@ class Door:
         )
         root = RootResource(logs, logs.drain, events, logs.metrics, lambda: 1, "sent")
         fixed = {b"/logs": logs, b"/logs/": logs}
-        self.site: ChannelSite | LogsSite = LogsSite(root, self.clock, 10_000_000)
+        self.site: ChannelSite | LogsSite = LogsSite(root, self.clock, _MOST)
         if on == "channel":
-            self.site = ChannelSite(root, self.clock, 10_000_000, fixed)
+            self.site = ChannelSite(root, self.clock, ChannelLimits(_MOST), fixed)
 
     def answers(self, *reads: bytes) -> list[HTTPAnswer]:
         connection = Connection(self.site)

@@ -285,7 +285,7 @@ class GoodTests(TalkTestCase):
             b"0" + size + b"\r\n" + BODY + b"\r\n0\r\n\r\n",
             size + b"\r\n" + BODY + b"\r\n000\r\n\r\n",
             size + b";a=b\r\n" + BODY + b"\r\n0\r\n\r\n",
-            size + b';a="b";c\r\n' + BODY + b"\r\n0;d\r\n\r\n",
+            size + b'; a = "b";c\r\n' + BODY + b"\r\n0;d\r\n\r\n",
             size + b"\r\n" + BODY + b"\r\n0\r\nX: y\r\nZ: z\r\n\r\n",
         ):
             self.served(post(CHUNKED, body=octets))
@@ -313,11 +313,10 @@ class StricterTests(RowTestCase):
     """The daemon's channel takes less than it might, as the HTTP reference says."""
 
     def test_white_space(self) -> None:
-        """White space in a chunk extension, a tab behind ``chunked``."""
-        for extension in (b" ;a", b"; a", b";a =b", b";a= b"):
-            chunks = IN_CHUNKS.replace(b"\r\n", extension + b"\r\n", 1)
-            octets = post(CHUNKED, body=chunks)
-            self.refused(Row(repr(extension), octets, 0, SERVED), octets)
+        """White space before a chunk extension, a tab behind ``chunked``."""
+        chunks = IN_CHUNKS.replace(b"\r\n", b" ;a\r\n", 1)
+        octets = post(CHUNKED, body=chunks)
+        self.refused(Row("extension", octets, 0, REFUSED), octets)
         octets = post(CHUNKED + b"\t", body=IN_CHUNKS)
         self.refused(Row("tab", octets, 0, SERVED), octets)
 

@@ -8,10 +8,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.channel import ChannelSite
 from logiss.proxied import TOLD_SECONDS, ProxiedFactory
 from logiss.proxy_header import HEADER_BYTES_MAX
-from logiss.site import Clients, LogsSite
+from logiss.site import ChannelSite, Clients, LogsSite
 from tests.fakes import outcome
 from tests.front import PEER, Front, framed, parse_answers, request, stamped
 from tests.http_rows import BODY

@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import trust
 from logiss.answers import ONLY_SSL
-from logiss.channel import ChannelSite
 from logiss.settings import EVERYBODY, Networks
+from logiss.site import ChannelSite
 from logiss.trust import TrustedProxies
 from tests.front import PEER, Connection, Front, framed, request, stamped
 from tests.http_rows import BODY
