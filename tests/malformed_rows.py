@@ -366,6 +366,7 @@ CHUNK_SIZES = [
 ] + [
     _chunks(b"1" * 17 + b"\r\n" + _HELLO, AWAITED),
     _chunks(b"f" * 17 + b"\r\n" + _HELLO, AWAITED),
+    _chunks(b"0" * 16 + b"5\r\n" + _HELLO, SERVED),
     _chunks(b"1" + b"0" * 15 + b"5\r\n" + _HELLO, AWAITED),
     # The first chunk has the whole of a good body.
     _chunks(_ALL + b"0x0\r\n\r\n"),
