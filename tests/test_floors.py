@@ -19,9 +19,9 @@ FLOORS = (
     "_version frames _frames stamp inflate settings metrics l2met credentials drain"
     " relp",
     # 1 wires
-    "journal connector tls wire receiver answers codec",
+    "journal connector tls wire receiver answers codec redis uses",
     # 2 connections
-    "senders",
+    "senders refresh",
     # 3 queue and gate
     "syslog_sender relp_sender pool budget guards counts requests retries",
     # 4 faces
