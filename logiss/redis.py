@@ -32,6 +32,7 @@ USERS_MAX = 10_000
 #: No more than this comes over one connection.
 REPLY_BYTES_MAX = 16 * 1024 * 1024
 _EDIT_ATTEMPTS_MAX = 10
+_NOT_REDIS = "its replies are not those of Redis"
 
 
 class RedisFailed(Exception):
@@ -138,10 +139,16 @@ class RedisHash:
 
     async def _read(self, commands: Any) -> dict[bytes, bytes]:
         users = await commands.hlen(self._key)
+        if not isinstance(users, int):
+            raise RedisFailed(_NOT_REDIS)
         if users > USERS_MAX:
             raise RedisFailed(f"the hash has {users} users, more than {USERS_MAX}")
-        entries: dict[bytes, bytes] = await commands.hgetall(self._key)
-        return entries
+        words = await commands.execute_command("HGETALL", self._key)
+        if not isinstance(words, list) or len(words) % 2:
+            raise RedisFailed(_NOT_REDIS)
+        if not all(isinstance(word, bytes) for word in words):
+            raise RedisFailed(_NOT_REDIS)
+        return dict(zip(words[::2], words[1::2], strict=True))
 
     async def _edit(
         self, commands: Any, user: bytes, change: Callable[[bytes | None], bytes]
@@ -152,7 +159,10 @@ class RedisHash:
             changed = change(await commands.hget(self._key, user))
             await commands.execute_command("MULTI")
             await commands.hset(self._key, user, changed)
-            if await commands.execute_command("EXEC") is not None:
+            replies = await commands.execute_command("EXEC")
+            if replies is not None:
+                for reply in replies:
+                    commands.handle_reply(reply)
                 return
         raise RedisFailed("others change the hash all the time; try again")
 

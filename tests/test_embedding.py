@@ -1,5 +1,6 @@
 """The worked examples of docs/embedding.rst, run in memory."""
 
+import json
 from typing import Any
 
 from treq.testing import StubTreq
@@ -12,8 +13,16 @@ from twisted.internet.testing import (
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from docs.embedding_example import Intake, Spool, site_with_spool, whole_as_child
-from logiss import Destination, IDeliverer, Settings, SettingsError
+from docs.embedding_example import (
+    Intake,
+    Rotating,
+    Spool,
+    site_with_spool,
+    whole_as_child,
+)
+from logiss import Destination, IDeliverer, Settings, SettingsError, logs_resource
+from logiss.credentials import password_digest
+from logiss.settings import RedisURL
 from tests.fakes import Lines, outcome
 
 HEADERS = {"Content-Type": "application/logplex-1"}
@@ -131,6 +140,54 @@ class SpoolTests(SynchronousTestCase):
         """The settings' credentials are asked for."""
         self.assertEqual(self.post(auth=("app", "wrong")), 401)
         self.assertEqual(self.spool.posts, [])
+
+
+class RotatingTests(SynchronousTestCase):
+    """A resource whose credentials are in Redis."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.lines = Lines()
+        digest = password_digest(b"key", AUTH[1].encode()).hex()
+        self.entry = json.dumps([{"name": "v1", "hmac": digest}]).encode()
+        self.settings = Settings(
+            deploy="shop",
+            hmac_key=b"key",
+            redis_url=RedisURL("192.0.2.9"),
+            redis_key="users",
+        )
+
+    def test_rotating(self) -> None:
+        """Before Redis has answered posts are 503, then who is in it is served."""
+        spool = Spool(posts_max=9)
+        rotating = Rotating(self.reactor, self.settings, spool, self.lines.write)
+        rotating.startService()
+        client = ClientTransport(rotating.site)
+        client.send(POST)
+        self.assertEqual(client.status, b"503")
+        self.assertEqual([client[1] for client in self.reactor.tcpClients], [6379])
+        [redis] = accept_all(self.reactor)
+        redis.protocol.dataReceived(b":1\r\n")
+        redis.protocol.dataReceived(
+            b"*2\r\n$3\r\napp\r\n$%d\r\n%b\r\n" % (len(self.entry), self.entry)
+        )
+        client.clear()
+        client.send(POST)
+        self.assertEqual(client.status, b"200")
+        client.loseConnection()
+        rotating.stopService()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual(
+            self.lines.having("user", "app")[-1]["count#log-iss.credentials.success"],
+            "1",
+        )
+
+    def test_needs_admission(self) -> None:
+        """Redis without an `Admission` is a mistake that is told at once."""
+        with self.assertRaises(ValueError):
+            logs_resource(
+                self.reactor, self.settings, Spool(1), self.lines.events("shop")
+            )
 
 
 class IntakeTests(SynchronousTestCase):
