@@ -85,7 +85,7 @@ class RedisServer:
         return (self._folder / "redis.said").read_text()
 
     def command(self, *words: str | bytes) -> bytes:
-        """The first line of its reply, which is no error."""
+        """Its reply, which is one line or one string, and no error."""
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
             octets = b"*%d\r\n" % len(words)
             for word in words:
@@ -97,8 +97,11 @@ class RedisServer:
                 more = connection.recv(1 << 16)
                 assert more, reply
                 reply += more
-        assert not reply.startswith(b"-"), reply
-        return reply.partition(b"\r\n")[0]
+            head, _, rest = reply.partition(b"\r\n")
+            while head.startswith(b"$") and len(rest) < int(head[1:]):
+                rest += connection.recv(1 << 16)
+        assert not head.startswith(b"-"), head
+        return rest if head.startswith(b"$") else head
 
     def hold(self, user: str, *credentials: dict[str, Any]) -> None:
         """Have `user` hold exactly these."""
