@@ -275,6 +275,8 @@ def with_credential(
     """
     The entry with one more credential; members that are not known are kept.
 
+    @param deprecate_others: mark the others as such, and give those of its stage the
+        stage ``previous``.
     @param entry: None when the user has none yet.
     @raise BrokenEntry: the entry cannot be read.
     @raise NotChanged: there is one of this name, or no room.
@@ -285,7 +287,7 @@ def with_credential(
     if len(held) >= CREDENTIALS_MAX:
         raise NotChanged(f"there are {len(held)} credentials already; revoke one")
     if deprecate_others:
-        held = [{**other, "deprecated": True} for other in held]
+        held = [_deprecated(other, credential.stage) for other in held]
     added = {
         "name": credential.name,
         "stage": credential.stage,
@@ -293,6 +295,12 @@ def with_credential(
         "hmac": credential.digest.hex(),
     }
     return json.dumps([*held, added]).encode()
+
+
+def _deprecated(held: dict[str, Any], new_stage: str) -> dict[str, Any]:
+    stage = held.get("stage", "")
+    stage = "previous" if stage == new_stage else stage
+    return {**held, "stage": stage, "deprecated": True}
 
 
 def without_credential(entry: bytes | None, name: str) -> bytes:

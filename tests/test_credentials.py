@@ -380,8 +380,17 @@ class EditTests(SynchronousTestCase):
         before = entry(GOOD, {**GOOD, "name": "v0"})
         after = with_credential(before, self.added, deprecate_others=True)
         self.assertEqual(
-            [(c.name, c.deprecated) for c in parse_entry(b"", after)],
-            [("v1", True), ("v0", True), ("v2", False)],
+            [(c.name, c.stage, c.deprecated) for c in parse_entry(b"", after)],
+            [("v1", "current", True), ("v0", "current", True), ("v2", "next", False)],
+        )
+
+    def test_same_stage(self) -> None:
+        """Of two credentials that were in one stage the older one leaves it."""
+        before = entry(GOOD, {**GOOD, "name": "v0", "stage": "next"})
+        after = with_credential(before, self.added, deprecate_others=True)
+        self.assertEqual(
+            [(c.name, c.stage) for c in parse_entry(b"", after)],
+            [("v1", "current"), ("v0", "previous"), ("v2", "next")],
         )
 
     def test_not_added(self) -> None:

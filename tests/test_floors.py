@@ -19,7 +19,7 @@ FLOORS = (
     "_version frames _frames stamp inflate settings metrics l2met credentials drain"
     " relp",
     # 1 wires
-    "journal connector tls wire receiver answers codec redis uses",
+    "journal connector tls wire receiver answers codec redis uses passwords",
     # 2 connections
     "senders refresh",
     # 3 queue and gate
