@@ -33,7 +33,7 @@ ENTRIES_AT_ONCE = 200
 LINES_MAX = 10
 
 
-@frozen
+@frozen(eq=False)
 class _Entry:
     """An entry as it was read last, and what it was found to be."""
 
@@ -56,7 +56,8 @@ class Refresher(Service):
     """
     Refreshes at start, then every `interval_seconds` from begin to begin.
 
-    @param apply: takes the table of all users in the hash.
+    @param apply: takes the table of all users in the hash, the first time and whenever
+        it is another.
     @param allows_empty: whether a hash without entries is meant to be.
     """
 
@@ -82,6 +83,7 @@ class Refresher(Service):
         self._allows_empty = allows_empty
         self._jittered = jittered
         self._good: dict[bytes, _Entry] = {}
+        self._is_applied = False
         self._failures = 0
         self._next: IDelayedCall | None = None
         self._under_way: Deferred[None] | None = None
@@ -128,10 +130,12 @@ class Refresher(Service):
         if entries and len(broken) == len(entries):
             self._skip(broken)
             raise RedisFailed(f"none of the {len(entries)} entries can be read")
+        if good != self._good or not self._is_applied:
+            self._apply({user: entry.held for user, entry in good.items()})
+            self._is_applied = True
         self._good = good
         self._failures = 0
         self._metrics.refreshes_succeeded += 1
-        self._apply({user: entry.held for user, entry in good.items()})
         self._events.credentials_refreshed(
             len(good), self._clock.seconds() - started_at
         )

@@ -142,6 +142,28 @@ class RefreshTests(RefresherTestCase):
         self.assertIs(first[b"ada"][0], second[b"ada"][0])
         self.assertIsNot(first[b"bob"][0], second[b"bob"][0])
 
+    def test_nothing_changed(self) -> None:
+        """Nobody is told of a table that is the same, but for the first."""
+        self.use(allows_empty=True)
+        self.start()
+        self.next()
+        self.find()
+        self.assertEqual(self.applied, [{}])
+        for entries, count in [
+            ({"ada": entry("1"), "bob": entry("2")}, 2),
+            ({"bob": entry("2"), "ada": entry("1")}, 2),
+            ({"ada": entry("1")}, 3),
+            ({"ada": entry("3")}, 4),
+            ({"ada": entry("3")}, 4),
+            ({"ada": b"[", "bob": entry("1")}, 5),
+            ({"ada": b"{", "bob": entry("1")}, 5),
+            ({"ada": entry("3"), "bob": entry("1")}, 5),
+        ]:
+            self.next()
+            self.find(**entries)
+            self.assertEqual(len(self.applied), count, entries)
+        self.assertEqual(self.names, {"ada": "3", "bob": "1"})
+
     def test_many(self) -> None:
         """Many entries are read in several turns; all are in force at once."""
         turns = 0
