@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from logiss import credentials as credentials_room
 from logiss.credentials import (
     BrokenEntry,
     Credential,
@@ -96,6 +97,13 @@ class CredentialsTests(SynchronousTestCase):
         for password in (digest, digest.hex().encode(), bytes(64)):
             self.assertIsNone(known().check(b"bob", password))
             self.assertIsNone(known().check(b"nobody", password))
+
+    def test_nobody_is_nobody(self) -> None:
+        """What lists are filled up with lets nobody in, even by its digest."""
+        credentials = known()
+        self.patch(credentials_room, "password_digest", lambda key, password: bytes(64))
+        for user in (b"bob", b"nobody"):
+            self.assertIsNone(credentials.check(user, b"x"))
 
     def test_nothing_to_read(self) -> None:
         """What is held of a password is neither the password nor a plain hash."""

@@ -155,32 +155,47 @@ class RotatingTests(SynchronousTestCase):
             hmac_key=b"key",
             redis_url=RedisURL("192.0.2.9"),
             redis_key="users",
+            credential_refresh_interval_seconds=10.0,
+        )
+
+    def answer(self, **entries: bytes) -> None:
+        """Redis answers to the reading under way."""
+        [redis] = accept_all(self.reactor)
+        self.reactor.tcpClients.clear()
+        redis.protocol.dataReceived(b":%d\r\n" % len(entries))
+        words = [w for user, entry in entries.items() for w in (user.encode(), entry)]
+        redis.protocol.dataReceived(
+            b"*%d\r\n" % len(words)
+            + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
         )
 
     def test_rotating(self) -> None:
-        """Before Redis has answered posts are 503, then who is in it is served."""
+        """
+        Before Redis has answered posts are 503, then who is in it is served, until
+        they are not in it. Nothing of what they have posted goes uncounted.
+        """
         spool = Spool(posts_max=9)
         rotating = Rotating(self.reactor, self.settings, spool, self.lines.write)
         rotating.startService()
         client = ClientTransport(rotating.site)
-        client.send(POST)
-        self.assertEqual(client.status, b"503")
         self.assertEqual([client[1] for client in self.reactor.tcpClients], [6379])
-        [redis] = accept_all(self.reactor)
-        redis.protocol.dataReceived(b":1\r\n")
-        redis.protocol.dataReceived(
-            b"*2\r\n$3\r\napp\r\n$%d\r\n%b\r\n" % (len(self.entry), self.entry)
-        )
-        client.clear()
-        client.send(POST)
-        self.assertEqual(client.status, b"200")
+        for entries, status in [
+            ({}, b"503"),
+            ({"app": self.entry}, b"200"),
+            ({"other": self.entry}, b"401"),
+        ]:
+            if entries:
+                self.answer(**entries)
+            client.send(POST)
+            self.assertEqual(client.status, status)
+            client.clear()
+            if entries:
+                self.reactor.advance(10)
         client.loseConnection()
         rotating.stopService()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        self.assertEqual(
-            self.lines.having("user", "app")[-1]["count#log-iss.credentials.success"],
-            "1",
-        )
+        [line] = self.lines.having("user", "app")
+        self.assertEqual(line["count#log-iss.credentials.success"], "1")
 
     def test_needs_admission(self) -> None:
         """Redis without an `Admission` is a mistake that is told at once."""
