@@ -115,7 +115,8 @@ class Refresher(Service):
             pause = retry_seconds(self._failures, self._interval_seconds)
             pause = self._jittered(pause)
         else:
-            passed = self._clock.seconds() - started_at
+            # The clock may have been set back.
+            passed = max(0.0, self._clock.seconds() - started_at)
             pause = max(0.0, self._interval_seconds - passed)
         self._next = self._clock.callLater(pause, self._begin)
 

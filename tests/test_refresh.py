@@ -120,6 +120,13 @@ class RefreshTests(RefresherTestCase):
         self.clock.advance(0)
         self.assertEqual(len(self.hash.readings), 2)
 
+    def test_clock_set_back(self) -> None:
+        """However the clock is set, the next one is not later than that."""
+        self.refresher.startService()
+        self.clock.rightNow -= 3600.0
+        self.find(ada=entry("1"))
+        self.next()
+
     def test_rotation(self) -> None:
         """Users and credentials come, change and go."""
         self.start(ada=entry("1"), bob=entry("2"))

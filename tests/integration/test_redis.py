@@ -18,6 +18,7 @@ from tests.front import basic, framed, message, request
 from tests.integration.daemons import (
     BlockingClient,
     Daemon,
+    Receiver,
     receiving,
     running,
     wait_for,
@@ -43,8 +44,10 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def logiss(folder: Path, url: str, **variables: str) -> Iterator[Daemon]:
-    """A daemon that takes its credentials from Redis."""
+def logiss_and_receiver(
+    folder: Path, url: str, **variables: str
+) -> Iterator[tuple[Daemon, Receiver]]:
+    """A daemon that takes its credentials from Redis, and where it forwards to."""
     more = {
         "TOKEN_MAP": "",
         "REDIS_URL": url,
@@ -57,7 +60,15 @@ def logiss(folder: Path, url: str, **variables: str) -> Iterator[Daemon]:
         more["FORWARD_DEST"] = f"127.0.0.1:{receiver.port}"
         with running("twist", folder, **more) as daemon:
             daemon.wait_until_usable()
-            yield daemon
+            yield daemon, receiver
+            # Whatever goes wrong, it is one of our own lines that says so.
+            assert not daemon.logged(ns="twisted")
+
+
+@contextmanager
+def logiss(folder: Path, url: str, **variables: str) -> Iterator[Daemon]:
+    with logiss_and_receiver(folder, url, **variables) as (daemon, _):
+        yield daemon
 
 
 def url_of(redis: RedisServer, login: str = "") -> str:
@@ -392,6 +403,20 @@ def test_uses_logged(redis: RedisServer, tmp_path: Path) -> None:
         {f"{name}.failure": "1"},
         {f"{name}.deprecated": "2", "user": "app", "stage": "previous", "name": "v1"},
     ]
+
+
+def test_deprecated_in_frames(redis: RedisServer, tmp_path: Path) -> None:
+    """Frames that a deprecated credential let in say so, and which it was."""
+    redis.hold("app", credential("old", "v1", "previous", True), credential("new"))
+    with logiss_and_receiver(tmp_path, url_of(redis), METADATA_ID="m@1") as (
+        daemon,
+        receiver,
+    ):
+        wait_for(lambda: daemon.logged(**{REFRESHED: "1"}))
+        assert [post(daemon, "app", p) for p in ("old", "new")] == [200, 200]
+        note = b'[m@1 fields="credential_deprecated=true,credential_name=v1"]'
+        wait_for(lambda: len(receiver.frames) == 2)
+        assert [note in frame for frame in receiver.frames] == [True, False]
 
 
 def test_bearer(redis: RedisServer, tmp_path: Path) -> None:
