@@ -169,7 +169,22 @@ class RedisHash:
     def _within_time(
         self, work: Callable[[Any], Coroutine[Any, Any, T]]
     ) -> Deferred[T]:
-        done: Deferred[T] = Deferred.fromCoroutine(self._connected(work))
+        working: Deferred[T] = Deferred.fromCoroutine(self._connected(work))
+        is_given_up = False
+
+        def give_up(_: Deferred[T]) -> None:
+            nonlocal is_given_up
+            is_given_up = True
+            working.cancel()
+
+        def end(result: T | Failure) -> None:
+            # An attempt to connect that is cancelled says that it has failed, as if
+            # there were no such host: what it says then does not matter.
+            if not is_given_up:
+                done.callback(result)
+
+        done: Deferred[T] = Deferred(give_up)
+        working.addBoth(end)
         return done.addTimeout(REDIS_SECONDS, self._clock, _too_late)
 
     async def _connected(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
@@ -178,7 +193,7 @@ class RedisHash:
             connection = await self._endpoint.connect(_Factory())
             await self._log_in(connection.commands)
             return await work(connection.commands)
-        except (CancelledError, RedisFailed, BrokenEntry, NotChanged):
+        except (RedisFailed, BrokenEntry, NotChanged):
             raise
         except Exception as e:
             raise RedisFailed(self._explain(e, connection)) from None

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
@@ -43,8 +43,10 @@ class FakeEndpoint:
         self.attempts.append((protocolFactory, attempt))
         return attempt
 
-    def _cancel(self, _: Deferred[Any]) -> None:
+    def _cancel(self, attempt: Deferred[Any]) -> None:
         self.cancelled = True
+        # As Twisted's endpoint does while it looks the name up.
+        attempt.errback(DNSLookupError("Couldn't find the hostname"))
 
     def succeed(self) -> "Server":
         factory, attempt = self.attempts.pop()
@@ -239,11 +241,17 @@ class FailureTests(RedisTestCase):
     def test_given_up(self) -> None:
         """Whoever gives it up leaves no connection."""
         reading = self.hash.read()
-        result = outcome(reading)
         server = self.endpoint.succeed()
         reading.cancel()
-        self.assertEqual(len(result()), 1)
+        self.failureResultOf(reading, CancelledError)
         self.assertFalse(server.is_connected)
+
+    def test_given_up_early(self) -> None:
+        """Nor an attempt at one, and it is no failure of Redis's."""
+        reading = self.hash.read()
+        reading.cancel()
+        self.failureResultOf(reading, CancelledError)
+        self.assertTrue(self.endpoint.cancelled)
 
     def test_connection_lost(self) -> None:
         """A connection that ends before the answer has failed."""
