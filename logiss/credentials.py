@@ -214,6 +214,8 @@ class NotChanged(Exception):
     """An entry cannot be changed as it is wanted. Says why."""
 
 
+_UNSAID = {"name": "", "stage": "", "deprecated": False, "hmac": None}
+_MEMBERS = frozenset(_UNSAID)
 _DIGEST = re.compile(r"[0-9A-Fa-f]{128}")
 
 
@@ -221,7 +223,8 @@ def parse_entry(user: bytes, entry: bytes) -> tuple[Credential, ...]:
     """
     The credentials of `user`: a JSON list of objects with ``name``, ``stage``,
     ``deprecated`` and ``hmac``, the HMAC-SHA512 of the password in hex. Only the last
-    has to be there; others do not matter.
+    has to be there; others do not matter. Names may be in any case and what is null is
+    missing, as for log-iss.
 
     @raise BrokenEntry: it is something else, or one of them is.
     """
@@ -244,12 +247,20 @@ def _list_of(entry: bytes) -> list[dict[str, Any]]:
     for i, credential in enumerate(held, 1):
         if not isinstance(credential, dict):
             raise BrokenEntry(f"credential {i} is not an object")
-    return held
+    return [_in_lower_case(credential) for credential in held]
+
+
+def _in_lower_case(held: Mapping[str, Any]) -> dict[str, Any]:
+    """With the members that count called so; one that was called so goes first."""
+    known = {k.lower(): v for k, v in held.items() if k.lower() in _MEMBERS}
+    rest = {k: v for k, v in held.items() if k in known or k.lower() not in known}
+    return {**known, **rest}
 
 
 def _credential(user: bytes, i: int, held: Mapping[str, Any]) -> Credential:
-    name, stage = held.get("name", ""), held.get("stage", "")
-    deprecated, digest = held.get("deprecated", False), held.get("hmac")
+    given = {**_UNSAID, **{k: v for k, v in held.items() if v is not None}}
+    name, stage = given["name"], given["stage"]
+    deprecated, digest = given["deprecated"], given["hmac"]
     for member, value in (("name", name), ("stage", stage)):
         if not isinstance(value, str) or not _is_unicode(value):
             raise BrokenEntry(f'"{member}" of credential {i} is not text')
@@ -298,7 +309,7 @@ def with_credential(
 
 
 def _deprecated(held: dict[str, Any], new_stage: str) -> dict[str, Any]:
-    stage = held.get("stage", "")
+    stage = held.get("stage") or ""
     stage = "previous" if stage == new_stage else stage
     return {**held, "stage": stage, "deprecated": True}
 
@@ -312,7 +323,7 @@ def without_credential(entry: bytes | None, name: str) -> bytes:
     @raise NotChanged: there is no such credential.
     """
     held = _checked(entry)
-    left = [other for other in held if other.get("name", "") != name]
+    left = [other for other in held if (other.get("name") or "") != name]
     if len(left) == len(held):
         raise NotChanged(f"there is no credential {name!r}")
     return json.dumps(left).encode()

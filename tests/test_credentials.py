@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -297,6 +298,24 @@ class EntryTests(SynchronousTestCase):
             (Credential("", "", False, bytes(64), b"ada"),),
         )
 
+    def test_as_log_iss(self) -> None:
+        """Names in any case, as log-iss writes them, and null for what is not known."""
+        for written in (
+            {"Name": "v1", "Stage": "current", "Deprecated": True, "Hmac": "ab" * 64},
+            {"name": "v1", "NAME": 5, "stage": "current", "sTaGe": 6, "hmac": "ab" * 64}
+            | {"HMAC": "00" * 64, "deprecated": True, "Deprecated": False},
+        ):
+            for members in (written, dict(reversed(written.items()))):
+                self.assertEqual(
+                    parse_entry(b"ada", entry(members)),
+                    (Credential("v1", "current", True, b"\xab" * 64, b"ada"),),
+                )
+        nulls = {"name": None, "stage": None, "deprecated": None, "hmac": "00" * 64}
+        self.assertEqual(
+            parse_entry(b"ada", entry(nulls)),
+            (Credential("", "", False, bytes(64), b"ada"),),
+        )
+
     broken: list[tuple[bytes, str]] = [
         (b"", "it is not JSON"),
         (b"[", "it is not JSON"),
@@ -312,7 +331,6 @@ class EntryTests(SynchronousTestCase):
         (entry(GOOD, "secret"), "credential 2 is not an object"),
         (entry(GOOD, [GOOD]), "credential 2 is not an object"),
         (entry({**GOOD, "name": 1}), '"name" of credential 1 is not text'),
-        (entry({**GOOD, "name": None}), '"name" of credential 1 is not text'),
         (entry({**GOOD, "name": "\ud800"}), '"name" of credential 1 is not text'),
         (entry({**GOOD, "stage": []}), '"stage" of credential 1 is not text'),
         *(
@@ -320,7 +338,7 @@ class EntryTests(SynchronousTestCase):
                 entry({**GOOD, "deprecated": value}),
                 '"deprecated" of credential 1 is neither true nor false',
             )
-            for value in (1, "false", None)
+            for value in (1, "false", "")
         ),
         *(
             (
@@ -400,6 +418,20 @@ class EditTests(SynchronousTestCase):
             [(c.name, c.stage) for c in parse_entry(b"", after)],
             [("v1", "current"), ("v0", "previous"), ("v2", "next")],
         )
+
+    def test_other_case(self) -> None:
+        """What log-iss has written is edited too, and each member is there once."""
+        before = entry(
+            {"Name": "v1", "Stage": "next", "Deprecated": False, "Hmac": "ab" * 64}
+        )
+        after = with_credential(before, self.added, deprecate_others=True)
+        self.assertEqual(
+            json.loads(after)[0],
+            {"name": "v1", "stage": "previous", "deprecated": True, "hmac": "ab" * 64},
+        )
+        with self.assertRaises(NotChanged):
+            with_credential(after, evolve(self.added, name="v1"), False)
+        self.assertEqual(without_credential(before, "v1"), b"[]")
 
     def test_not_added(self) -> None:
         """A name is held once, and the list has an end."""
