@@ -449,6 +449,8 @@ class EditTests(SynchronousTestCase):
         after = without_credential(before, "v1")
         self.assertEqual(json.loads(after), [{**GOOD, "name": "v2", "note": 1}])
         self.assertEqual(without_credential(after, "v2"), b"[]")
+        unnamed = entry({**GOOD, "name": None}, {"hmac": "00" * 64})
+        self.assertEqual(without_credential(unnamed, ""), b"[]")
 
     def test_not_revoked(self) -> None:
         """What is not there cannot be revoked."""
