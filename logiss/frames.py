@@ -77,6 +77,13 @@ _REPORT = re.compile(
 _REPORT_MARK = b"Error L1"
 
 
+#: Spaces that each frame has at least, with the one behind its MSG-LEN.
+SPACES_MIN = 6
+#: How much longer than stamp and drain token a frame may make its frame: MSG-LEN, a
+#: space, and ``-`` for fields that are empty.
+GROWTH_MAX = 16
+
+
 class RefusedBody(Exception):
     """The body cannot be forwarded: nothing of it may be."""
 

@@ -123,14 +123,70 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.admitted, ["a", "b", "d"])
         self.assertEqual(self.budget.reserved_bytes, 20)
 
-    def test_never_fits(self) -> None:
-        """What is larger than everything fails at once, waited for or not."""
-        self.failureResultOf(self.budget.reserve(101, 5), NoRoom)
-        self.reserve("a", 100)
-        self.reserve("b", 1)
-        self.failureResultOf(self.budget.reserve(101, 5), NoRoom)
-        self.budget.release(100)
-        self.assertEqual(self.admitted, ["a", "b"])
+    def test_alone(self) -> None:
+        """Who is alone has what he asks for, however much: nobody waits for himself."""
+        self.successResultOf(self.budget.reserve(101, 5))
+        waiter = self.budget.reserve(1, 5)
+        self.assertNoResult(waiter)
+        self.successResultOf(self.budget.reserve(50, 5, held_bytes=101))
+        self.budget.release(151)
+        self.successResultOf(waiter)
+
+    def test_hold(self) -> None:
+        """What is there counts at once; an eighth is kept free of bodies being read."""
+        self.assertTrue(self.budget.hold(87))
+        self.assertFalse(self.budget.hold(1))
+        self.assertTrue(self.budget.try_reserve(12))
+        self.assertFalse(self.budget.hold(20))
+        self.assertEqual(self.budget.reserved_bytes, 120)
+
+    def test_reading_waits(self) -> None:
+        """Bodies that are being read wait until there is room below the eighth."""
+        self.budget.hold(87)
+        reading = self.budget.reserve(10, 5, is_reading=True)
+        self.reserve("complete", 13)
+        self.assertEqual(self.admitted, ["complete"])
+        self.budget.release(13)
+        self.assertNoResult(reading)
+        self.budget.release(10)
+        self.successResultOf(reading)
+        self.assertEqual(self.budget.reserved_bytes, 87)
+
+    def test_complete_first(self) -> None:
+        """Those that are complete go before those that are being read."""
+        self.budget.hold(100)
+        reading = self.budget.reserve(10, 5, is_reading=True)
+        self.reserve("complete", 60)
+        self.budget.release(30)
+        self.assertEqual(self.admitted, [])
+        self.assertNoResult(reading)
+        self.budget.release(30)
+        self.assertEqual(self.admitted, ["complete"])
+        self.assertNoResult(reading)
+        self.budget.release(60)
+        self.successResultOf(reading)
+
+    def test_waits_behind_others(self) -> None:
+        """Nobody reads on past those that wait for room."""
+        self.budget.hold(80)
+        waiter = self.budget.reserve(10, 5, is_reading=True)
+        self.assertFalse(self.budget.hold(1))
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+
+    def test_tight(self) -> None:
+        """From half of it on it is tight, until there is well less."""
+        told: list[bool] = []
+        self.budget.on_tight = told.append
+        self.budget.hold(50)
+        self.assertEqual((told, self.budget.is_tight), ([], False))
+        self.budget.hold(1)
+        self.budget.hold(40)
+        self.assertEqual((told, self.budget.is_tight), ([True], True))
+        self.budget.release(53)
+        self.assertEqual((told, self.budget.is_tight), ([True], True))
+        self.budget.release(1)
+        self.assertEqual((told, self.budget.is_tight), ([True, False], False))
 
     def test_adjust(self) -> None:
         """What becomes smaller admits others, what becomes larger keeps them out."""
