@@ -175,7 +175,7 @@ class Load:
             assert answer is not None
             ended = time.monotonic()
             self.answers[password].append((began, ended, answer.code))
-            time.sleep(0.002)
+            time.sleep(0.01)
         client.close()
 
     def stop(self) -> None:
@@ -311,7 +311,7 @@ def test_stopped(redis: RedisServer, tmp_path: Path) -> None:
         redis.stop_answering()
         failures = len(daemon.logged(**{FAILED: "1"}))
         # Long enough for a reading to be under way.
-        time.sleep(1.5)
+        time.sleep(1.2)
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
         assert len(daemon.logged(**{FAILED: "1"})) == failures
