@@ -68,6 +68,9 @@ LINGER_SECONDS = 2.0
 #: The same for one that reads slowly.
 LINGER_SLOW_SECONDS = 30.0
 
+# Of the requests in one read so many are served in a turn of the reactor: a read may
+# hold thousands, and others wait for their turn.
+_SERVED_AT_ONCE = 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
 
@@ -121,6 +124,7 @@ class Channel(Protocol):
         self._unread: list[bytes] = []
         self._unread_bytes = 0
         self._is_feeding = False
+        self._next_turn: IDelayedCall | None = None
         self._paused = False
         self._waits_for_room = False
         # Whether the client has still to read what was answered before; None where
@@ -160,8 +164,9 @@ class Channel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.discard(self)
         self._is_open = False
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        for call in (self._closing, self._next_turn):
+            if call is not None and call.active():
+                call.cancel()
         incoming, self._incoming = self._incoming, None
         serving, self._serving = self._serving, None
         self._complete = None
@@ -215,18 +220,23 @@ class Channel(Protocol):
 
     def _feed(self, data: bytes) -> None:
         """Read `data` until a request has to be waited for; keep the rest."""
-        at, end = 0, len(data)
+        at, end, heads = 0, len(data), 0
         self._is_feeding = True
         try:
             while at < end and self._is_open:
                 if self._serving is not None or self._clogged:
                     self._keep_unread(data[at:])
                     return
+                if heads == _SERVED_AT_ONCE and not self._incoming:
+                    self._keep_unread(data[at:])
+                    self._next_turn = self.site.clock.callLater(0, self._go_on)
+                    return
                 if self._chunked is not None:
                     at = self._read_chunks(self._chunked, data, at)
                 elif self._body_left:
                     at = self._read_body(data, at)
                 else:
+                    heads += 1
                     at = self._read_head(data, at)
                 complete, self._complete = self._complete, None
                 if complete is not None and self._is_open:
@@ -455,6 +465,7 @@ class Channel(Protocol):
     def requestDone(self, request: LeanRequest) -> None:  # noqa: N802
         """`request` is answered in full."""
         self._serving = None
+        self._waits_for_room = False
         if not self._is_open:
             return
         # What was read behind it had to wait for it.
@@ -556,7 +567,7 @@ class Channel(Protocol):
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # The reactor will find out by reading.
+                self._give_up()
                 return
             if sent == len(octets):
                 return
@@ -566,6 +577,12 @@ class Channel(Protocol):
         if self._clogged is None:
             self._watch_transport()
         self.transport.write(octets)
+
+    def _give_up(self) -> None:
+        """The client is gone; the reactor finds that out by reading."""
+        self._is_open = False
+        self._take_unread()
+        self._resume()
 
     def _watch_transport(self) -> None:
         """Have the transport say when the client has read, or reads too slowly."""

@@ -290,6 +290,21 @@ def split(octets: bytes) -> list[bytes]:
     return messages
 
 
+def tail(octets: bytes, size: int) -> bytes:
+    """
+    The last frames of a batch's `octets` that come to at least `size` octets; all of
+    it where it has no more, or is none.
+    """
+    start, position, end = 0, 0, len(octets)
+    while end - position >= size:
+        start = position
+        counted = _MSG_LEN.match(octets, position)
+        if counted is None or counted.end() + int(counted[1]) > end:
+            return octets if position < end else b""
+        position = counted.end() + int(counted[1])
+    return octets[start:]
+
+
 def _mend(
     header: re.Match[bytes], drain_token: bytes, cuts: list[int]
 ) -> tuple[bytes, bytes, bytes, bytes | None]:

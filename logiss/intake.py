@@ -25,8 +25,9 @@ class Arriving(Protocol):
     @ivar inflater: where it is gzip.
     @ivar is_complete: whether all of it has come.
     @ivar reserved_bytes: what is reserved for it.
-    @ivar room_until: when it has waited for room long enough, once it has begun to.
     @ivar waiting: for room.
+    @ivar waiting_since: when it began to wait the last time; None when it never did.
+    @ivar waited_seconds: before that.
     """
 
     request: Any
@@ -34,8 +35,9 @@ class Arriving(Protocol):
     inflater: Inflater | None
     is_complete: bool
     reserved_bytes: int
-    room_until: float | None
+    waited_seconds: float
     waiting: Deferred[None] | None
+    waiting_since: float | None
 
 
 class Intake:
@@ -98,7 +100,7 @@ class Intake:
         """
         post.is_complete = True
         if post.waiting is None:
-            self._give_back_credit(post)
+            self._leave(post)
             if post.inflater is not None and post.request.size:
                 post.inflater.end()
             return True
@@ -113,7 +115,12 @@ class Intake:
         waiting, post.waiting = post.waiting, None
         if waiting is not None:
             waiting.cancel()
-        self._give_back_credit(post)
+        self._leave(post)
+
+    def _leave(self, post: Arriving) -> None:
+        if post.waiting_since is not None:
+            self._budget.left(post)
+            self._give_back_credit(post)
 
     def _inflate(self, post: Arriving, inflater: Inflater) -> None:
         while post.waiting is None:
@@ -140,14 +147,10 @@ class Intake:
             self._budget.release(credit)
 
     def _wait(self, post: Arriving) -> None:
-        now = self._seconds()
-        if post.room_until is None:
-            post.room_until = now + self._wait_seconds
-        waiting = self._budget.reserve(
-            PIECE_BYTES,
-            max(0.0, post.room_until - now),
-            post.reserved_bytes,
-            is_reading=True,
+        post.waiting_since = self._seconds()
+        may_wait_seconds = max(0.0, self._wait_seconds - post.waited_seconds)
+        waiting = self._budget.reserve_next(
+            post, PIECE_BYTES, may_wait_seconds, post.reserved_bytes
         )
         if waiting.called:
             post.credit_bytes = PIECE_BYTES
@@ -161,6 +164,8 @@ class Intake:
     def _found_room(self, _: None, post: Arriving) -> None:
         post.waiting = None
         post.credit_bytes = PIECE_BYTES
+        assert post.waiting_since is not None
+        post.waited_seconds += self._seconds() - post.waiting_since
         try:
             if post.inflater is not None:
                 self._inflate(post, post.inflater)
@@ -178,4 +183,5 @@ class Intake:
     def _failed(self, reason: Failure, post: Arriving) -> None:
         if post.waiting is not None:
             post.waiting = None
+            self._leave(post)
             self._on_failed(reason, post)

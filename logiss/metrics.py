@@ -60,6 +60,7 @@ class Metrics:
     lost_by_headers: int = 0
     dropped_by_frames: int = 0
     lost_by_frames: int = 0
+    proxy_headers_refused: int = 0
     # Of those accepted, and those that could not be decided on yet.
     credentials_deprecated: int = 0
     credentials_awaited: int = 0

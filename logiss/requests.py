@@ -20,7 +20,9 @@ from twisted.web.server import Request
 
 from logiss.answers import OK, Answer
 
-_CHUNKS_MAX = 256
+_SMALL_CHUNK_BYTES = 1024
+# A large block that grows, among thousands that do, leaves holes in the memory.
+_TOGETHER_BYTES = 32 * 1024
 
 
 class LeanRequest(Request):
@@ -145,14 +147,14 @@ class LeanRequest(Request):
             self.resource.abandoned(self)
 
     def add_chunk(self, chunk: bytes) -> None:
-        """Keep a piece of the body. Many are kept in one, for each has a price."""
+        """Keep a piece of the body, small ones together: each has a price."""
         chunks: list[Any] = self.chunks
-        if len(chunks) < _CHUNKS_MAX:
+        if len(chunk) >= _SMALL_CHUNK_BYTES or not chunks:
             chunks.append(chunk)
-            return
-        if len(chunks) == _CHUNKS_MAX:
-            chunks.append(bytearray())
-        chunks[-1] += chunk
+        elif isinstance(chunks[-1], bytearray) and len(chunks[-1]) < _TOGETHER_BYTES:
+            chunks[-1] += chunk
+        else:
+            chunks.append(bytearray(chunk))
 
     def body(self) -> bytes:
         """The body, which is not kept here any longer."""

@@ -36,11 +36,13 @@ from logiss import codec
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials, Table
 from logiss.drain import Drain
+from logiss.guards import peer_address
 from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.limits import ChannelLimits, Deadlines, HeadLimits
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
+from logiss.proxied import ProxiedFactory
 from logiss.redis import REDIS_SECONDS, RedisHash
 from logiss.refresh import Refresher
 from logiss.relp_sender import RELPSender, relp_client
@@ -314,7 +316,7 @@ class LogissService(Service):
             delivery_level=self.forwarder.pool.delivery_level,
             credentials_loaded=lambda: self.admission.credentials.is_loaded,
         )
-        self._clients: Clients | ChannelSite
+        self._clients: Clients | ChannelSite | ProxiedFactory
         if settings.http_channel == "stock":
             site = LogsSite(
                 root,
@@ -332,6 +334,13 @@ class LogissService(Service):
                 delivery_level=self.forwarder.pool.delivery_level,
                 budget=self.logs.budget,
                 on_cut=self._clients_cut,
+            )
+        if settings.proxy_protocol:
+            self._clients = ProxiedFactory(
+                self._clients,
+                reactor,
+                settings.header_timeout_seconds,
+                self._proxy_headers_refused,
             )
         self._port: IListeningPort | None = None
         self._sums = LoopingCall(self._sum_up)
@@ -387,6 +396,11 @@ class LogissService(Service):
     def _clients_cut(self, count: int, address: IAddress, why: str) -> None:
         self.metrics.clients_cut += count
         self.events.clients_cut(count, getattr(address, "host", ""), why)
+
+    def _proxy_headers_refused(self, count: int, address: IAddress, why: str) -> None:
+        self.metrics.proxy_headers_refused += count
+        host = peer_address(getattr(address, "host", ""))
+        self.events.proxy_headers_refused(count, host, why)
 
     def _sum_up(self) -> None:
         now = (self.metrics.posts_succeeded, self.metrics.frames_delivered)

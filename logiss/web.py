@@ -145,8 +145,9 @@ class _Serving(Post):
         "received_at",
         "reported",
         "reserved_bytes",
-        "room_until",
+        "waited_seconds",
         "waiting",
+        "waiting_since",
     )
 
     def __init__(self, request: Request, started_at: float) -> None:
@@ -164,8 +165,9 @@ class _Serving(Post):
         self.received_at = started_at
         self.reported = NOTHING_LOST
         self.reserved_bytes = 0
-        self.room_until: float | None = None
+        self.waited_seconds = 0.0
         self.waiting: Deferred[None] | None = None
+        self.waiting_since: float | None = None
 
     def answer(self, answer: Answer) -> None:
         if self.answered is not None:
@@ -205,7 +207,9 @@ class LogsResource(Resource):
         self._events = events
         self.drain = drain or Drain()
         self.metrics = metrics or Metrics()
-        self.budget = Budget(clock, settings.max_inflight_bytes)
+        self.budget = Budget(
+            clock, settings.max_inflight_bytes, settings.max_body_bytes
+        )
         self.retries = Retries(clock.seconds)
         self._too_large = answer_of(Failure(_too_many_bytes(settings)))
         self._guards = Guards(

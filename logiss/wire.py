@@ -47,6 +47,7 @@ _TAIL_BYTES = 64
 _TAILED_BYTES_MAX = 64 * 1024
 # What the transport is given at once: it copies, and encrypts, what it is given.
 _PIECE_BYTES = 256 * 1024
+_NOTHING = memoryview(b"")
 # More chunks than this are small ones, and joined sooner than handed over one by one.
 _CHUNKS_MAX = 64
 
@@ -94,7 +95,7 @@ class Wire:
         self.writing = False
         self._registering = False
         # What the transport has not been given yet.
-        self._rest = memoryview(b"")
+        self._rest = _NOTHING
         self._tail = b""
         if ITCPTransport.providedBy(self._tcp):
             self._tcp.setTcpNoDelay(True)
@@ -181,8 +182,11 @@ class Wire:
         return True
 
     def _next_piece(self) -> bytes:
-        piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
-        return bytes(piece)
+        piece = bytes(self._rest[:_PIECE_BYTES])
+        # An empty view of them would keep all octets.
+        rest = len(self._rest) > _PIECE_BYTES
+        self._rest = self._rest[_PIECE_BYTES:] if rest else _NOTHING
+        return piece
 
     def _send_now(self, chunks: Sequence[bytes]) -> int:
         """
@@ -243,7 +247,7 @@ class Wire:
         if self.writing:
             self.writing = False
             self._tcp.unregisterProducer()
-        self._rest, self._tail = memoryview(b""), b""
+        self._rest, self._tail = _NOTHING, b""
         self._transport.abortConnection()
 
     def close(self) -> None:
@@ -266,7 +270,7 @@ class Wire:
     def lost(self) -> None:
         """The connection has ended: there is no socket to ask any more."""
         self._socket = self._ended = None
-        self._rest, self._tail = memoryview(b""), b""
+        self._rest, self._tail = _NOTHING, b""
 
 
 def _send_with_tail(connection: socket.socket, chunks: Sequence[bytes]) -> int:

@@ -352,6 +352,12 @@ class ChannelTestCase(SynchronousTestCase):
         for start in range(0, len(octets), READ_BYTES):
             assert wire.is_reading, "read while paused"
             wire.protocol.dataReceived(octets[start : start + READ_BYTES])
+            self.run_turns()
+
+    def run_turns(self) -> None:
+        """What waits for its turn in the reactor has it."""
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.calls):
+            self.clock.advance(0)
 
     def send_bytes(self, octets: bytes) -> None:
         for i in range(len(octets)):
@@ -360,7 +366,10 @@ class ChannelTestCase(SynchronousTestCase):
     def answers(self, to_head: bool = False) -> list[Said]:
         """What has been answered since the last call."""
         wire = self.wires[-1]
-        wire.flush_all()
+        self.run_turns()
+        while wire.buffered:
+            wire.flush_all()
+            self.run_turns()
         octets, wire.sent = wire.sent, b""
         return read_answers(octets, to_head)
 
@@ -761,6 +770,31 @@ class PipelineTests(ChannelTestCase):
         self.serve(Echo())
         self.send(b"".join(get(f"/{i}") for i in range(2000)))
         self.assertEqual(self.bodies(), [b"GET /%d " % i for i in range(2000)])
+
+    def test_turns(self) -> None:
+        """Nobody waits until all of them are served: they are in several turns."""
+        wire = self.serve(Echo())
+        assert wire.protocol is not None
+        wire.protocol.dataReceived(get("/many") * 100)
+        served = wire.sent.count(b"GET /many")
+        self.assertLess(served, 20)
+        other = self.connect()
+        self.send(get("/other"), other)
+        self.assertEqual(self.bodies(), [b"GET /other "])
+        wire.protocol.dataReceived(get("/last"))
+        self.run_turns()
+        self.assertEqual(wire.sent.count(b"GET /many"), 100)
+        self.assertTrue(wire.sent.endswith(b"GET /last "))
+
+    def test_gone_between_turns(self) -> None:
+        """A client that goes away between two turns is served no more."""
+        wire = self.serve(Echo())
+        assert wire.protocol is not None
+        wire.protocol.dataReceived(get("/many") * 100)
+        served = wire.sent
+        wire.lose()
+        self.run_turns()
+        self.assertEqual(wire.sent, served)
 
     def test_many_behind_one(self) -> None:
         """So many behind one that is answered late."""
@@ -1222,9 +1256,13 @@ class GoneTests(ChannelTestCase):
         later = Later()
         wire = self.serve(later)
         self.send(get())
+        self.send(get() * 3000)
+        self.assertFalse(wire.is_reading)
         wire.error = ConnectionResetError()
         later.answer(b"x")
         self.assertEqual((wire.sent, wire.buffered), (b"", b""))
+        self.assertEqual(later.requests, [])
+        self.assertTrue(wire.is_reading)
 
 
 class DirectTests(ChannelTestCase):

@@ -266,6 +266,7 @@ class LogLinesTests(SynchronousTestCase):
             "credential_skipped": (b"app", "why", True),
             "credentials_skipped": (1,),
             "clients_cut": (1, "192.0.2.7", "why"),
+            "proxy_headers_refused": (1, "192.0.2.7", "why"),
             "connect_attempted": (0,),
             "connect_succeeded": (0, 0.1, "192.0.2.7:601"),
             "connect_failed": (0, "why"),

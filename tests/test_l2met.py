@@ -128,6 +128,11 @@ class EventLogTests(SynchronousTestCase):
             'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
         ),
         (
+            lambda log: log.proxy_headers_refused(2, "::1", 'a "b"'),
+            'count#log-iss.http.proxy-headers.refused=2 remote_addr="::1"'
+            ' message="a \\"b\\""',
+        ),
+        (
             lambda log: log.credentials_accepted(3, b'a"b', "c d"),
             r'count#log-iss.credentials.success=3 user="a\"b" stage="c d"',
         ),

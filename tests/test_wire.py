@@ -115,6 +115,7 @@ class StraightToTheKernelTests(WireTestCase):
         self.assertEqual(arrived + self.transport.taken, octets)
         self.assertEqual(self.left, [True])
         self.assertLessEqual(held, 256 * 1024)
+        self.assertEqual(self.wire._rest.obj, b"", "the octets are kept")
 
     def test_aborted(self) -> None:
         """What the transport has not been given when it is aborted never is."""
