@@ -34,10 +34,12 @@ setup(
     install_requires=[
         "attrs>=23.2",
         "cryptography>=42",
+        "hiredis>=3.0",
         "httptools>=0.6.4",
         "pyOpenSSL>=24.2",
         "service-identity>=24.1",
         "Twisted>=26.4",
+        "txredisapi>=1.6.0",
         "zope.interface>=6.1",
     ],
     extras_require={

@@ -1,4 +1,4 @@
-"""Three ways to run logiss inside another Twisted application."""
+"""Ways to run logiss inside another Twisted application."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +11,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from logiss import (
+    Admission,
     EventLog,
     Forwarder,
     IDeliverer,
@@ -54,6 +55,34 @@ def site_with_spool(
     root = Resource()
     root.putChild(b"intake", intake)
     return Site(root)
+
+
+class Rotating(MultiService):
+    """A site that takes posts at ``/logs``, with credentials that are in Redis."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        deliverer: IDeliverer,
+        write: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        events = EventLog(settings.deploy, write)
+        admission = Admission(reactor, settings, events)
+        admission.setServiceParent(self)
+        root = Resource()
+        root.putChild(
+            b"logs",
+            logs_resource(
+                reactor,
+                settings,
+                deliverer,
+                events,
+                credentials=admission.credentials,
+            ),
+        )
+        self.site = LogsSite(root, reactor, settings.max_body_bytes)
 
 
 class Intake(MultiService):

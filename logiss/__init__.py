@@ -10,7 +10,7 @@ from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
-from logiss.service import Forwarder, LogissService, logs_resource
+from logiss.service import Admission, Forwarder, LogissService, logs_resource
 from logiss.settings import Destination, Settings, SettingsError, read
 from logiss.site import LogsSite
 from logiss.web import LogsResource
@@ -18,6 +18,7 @@ from logiss.web import LogsResource
 read_settings = read
 
 __all__ = [
+    "Admission",
     "Destination",
     "EventLog",
     "Forwarder",

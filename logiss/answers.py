@@ -137,6 +137,11 @@ UNAUTHORIZED = Answer(
     "Unable to authenticate request",
     ((b"www-authenticate", b'Basic realm="logiss"'),),
 )
+CREDENTIALS_UNKNOWN = Answer(
+    http.SERVICE_UNAVAILABLE,
+    "Credentials are not loaded yet",
+    ((b"retry-after", b"1"),),
+)
 WRONG_ENCODING = Answer(
     http.UNSUPPORTED_MEDIA_TYPE, "Content-Encoding must be gzip or identity"
 )

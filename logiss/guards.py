@@ -11,6 +11,7 @@ from typing import Any
 from twisted.web.server import Request
 
 from logiss.answers import (
+    CREDENTIALS_UNKNOWN,
     LENGTH_REQUIRED,
     ONLY_POST,
     ONLY_SSL,
@@ -20,7 +21,7 @@ from logiss.answers import (
     WRONG_TYPE,
     Answer,
 )
-from logiss.credentials import Credential, Credentials
+from logiss.credentials import Credential, Credentials, parse_authorization
 from logiss.drain import Drain
 from logiss.metrics import Metrics
 from logiss.settings import EVERYBODY, Settings
@@ -163,12 +164,22 @@ class Guards:
     def _credential(self, post: Post) -> Answer | None:
         offered = post.values(b"authorization")
         if offered is not None and len(offered) == 1:
-            post.credential = self._credentials.authorize(offered[0])
-        if post.credential is None:
-            self._metrics.credentials_refused += 1
-            return UNAUTHORIZED
-        self._metrics.credentials_accepted += 1
-        return None
+            credential = post.credential = self._credentials.authorize(offered[0])
+            if credential is not None:
+                self._metrics.credentials_accepted += 1
+                if credential.deprecated:
+                    self._metrics.credentials_deprecated += 1
+                return None
+            if self._may_be_known_soon(offered[0]):
+                self._metrics.credentials_awaited += 1
+                return CREDENTIALS_UNKNOWN
+        self._metrics.credentials_refused += 1
+        return UNAUTHORIZED
+
+    def _may_be_known_soon(self, authorization: bytes) -> bool:
+        if self._credentials.is_loaded:
+            return False
+        return parse_authorization(authorization) is not None
 
     def _content_encoding(self, post: Post) -> Answer | None:
         encodings = post.values(b"content-encoding")

@@ -15,6 +15,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss.answers import (
+    CREDENTIALS_UNKNOWN,
     NO_BACKEND,
     NOT_FOUND,
     OK,
@@ -64,6 +65,7 @@ class RootResource(Resource):
     @param connected: says how many backend connections are usable.
     @param delivery_level: what each answer says a 200 to a post means, if it is
         known.
+    @param credentials_loaded: says whether all credentials are known.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class RootResource(Resource):
         metrics: Metrics,
         connected: Callable[[], int],
         delivery_level: str | None = None,
+        credentials_loaded: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__()
         self._level = delivery_level
+        self._credentials_loaded = credentials_loaded
         self._drain = drain
         self._events = events
         self._metrics = metrics
@@ -96,4 +100,6 @@ class RootResource(Resource):
     def _ready(self) -> Answer:
         if self._drain.draining:
             return SHUTTING_DOWN
-        return OK if self._connected() else NO_BACKEND
+        if not self._connected():
+            return NO_BACKEND
+        return OK if self._credentials_loaded() else CREDENTIALS_UNKNOWN

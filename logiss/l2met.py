@@ -239,6 +239,67 @@ class EventLog:
             f" remote_addr={quoted(remote_addr)} message={quoted(why)}"
         )
 
+    # credentials
+
+    def credentials_accepted(
+        self, count: int, user: str | bytes | None = None, stage: str | bytes = ""
+    ) -> None:
+        """Posts were let in; without a user it is those of one too many to name."""
+        whose = "" if user is None else f" user={quoted(user)} stage={quoted(stage)}"
+        self._line(f"count#log-iss.credentials.success={count}{whose}")
+
+    def credentials_refused(self, count: int, user: str | bytes | None = None) -> None:
+        """Posts were refused; without a user it is those whose user is not known."""
+        whose = "" if user is None else f" user={quoted(user)}"
+        self._line(f"count#log-iss.credentials.failure={count}{whose}")
+
+    def deprecated_used(
+        self,
+        count: int,
+        user: str | bytes | None = None,
+        stage: str | bytes = "",
+        name: str | bytes = "",
+    ) -> None:
+        """A credential was used that is to be replaced by its user."""
+        whose = ""
+        if user is not None:
+            whose = f" user={quoted(user)} stage={quoted(stage)} name={quoted(name)}"
+        self._line(f"count#log-iss.credentials.deprecated={count}{whose}")
+
+    def credentials_refreshed(self, users: int, refresh_seconds: float) -> None:
+        self._line(
+            f"count#log-iss.credentials.refresh.success=1"
+            f" measure#log-iss.credentials.refresh.duration={seconds(refresh_seconds)}"
+            f" users={users}"
+        )
+
+    def credentials_not_refreshed(self, users: int, message: str) -> None:
+        """
+        @param users: so many of an earlier refresh stay in force.
+        """
+        self._line(
+            f"count#log-iss.credentials.refresh.error=1 users={users}"
+            f" message={quoted(message)}"
+        )
+
+    def credential_skipped(self, user: bytes, message: str, has_last: bool) -> None:
+        """
+        An entry cannot be read.
+
+        @param has_last: the last one of the user that could be stays in force.
+        """
+        self._line(
+            f"count#log-iss.credentials.entry.error=1 user={quoted(user)}"
+            f" kept={int(has_last)} message={quoted(message)}"
+        )
+
+    def credentials_skipped(self, count: int) -> None:
+        """So many more entries cannot be read."""
+        self._line(
+            f"count#log-iss.credentials.entry.error={count}"
+            f" message={quoted('more entries that cannot be read')}"
+        )
+
     # connections to the backend
 
     def connect_attempted(self, sender_id: int, destination: str = "") -> None:

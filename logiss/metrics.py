@@ -5,7 +5,22 @@ Whoever counts adds to an attribute; whoever reports reads them. Nothing locks a
 nothing is looked up by name.
 """
 
-from attrs import define
+from attrs import Factory, define
+
+#: So many names are counted by themselves.
+NAMES_MAX = 1000
+
+
+Name = tuple[str | bytes, ...]
+
+
+class CountsByName(dict[Name, int]):
+    """Counts of the first `NAMES_MAX` names; those of all others are under ``()``."""
+
+    def add(self, name: Name, count: int) -> None:
+        if name not in self and len(self) >= NAMES_MAX:
+            name = ()
+        self[name] = self.get(name, 0) + count
 
 
 @define
@@ -46,3 +61,12 @@ class Metrics:
     dropped_by_frames: int = 0
     lost_by_frames: int = 0
     proxy_headers_refused: int = 0
+    # Of those accepted, and those that could not be decided on yet.
+    credentials_deprecated: int = 0
+    credentials_awaited: int = 0
+    refreshes_succeeded: int = 0
+    refreshes_failed: int = 0
+    entries_skipped: int = 0
+    # By user and stage, and by user: () is whoever is not known, or one too many.
+    accepted_by_stage: CountsByName = Factory(CountsByName)
+    refused_by_user: CountsByName = Factory(CountsByName)

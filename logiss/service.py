@@ -13,7 +13,11 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -25,11 +29,12 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall, deferLater
 
 from logiss import codec
 from logiss.connector import EndpointConnector
-from logiss.credentials import Credentials
+from logiss.credentials import Credentials, Table
 from logiss.drain import Drain
 from logiss.guards import peer_address
 from logiss.health import RootResource
@@ -38,12 +43,16 @@ from logiss.limits import ChannelLimits, Deadlines, HeadLimits
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
+from logiss.redis import REDIS_SECONDS, RedisHash
+from logiss.refresh import Refresher
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
-from logiss.settings import Destination, Settings, SettingsError
+from logiss.settings import Destination, RedisURL, Settings, SettingsError
 from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
+from logiss.uses import SUM_SECONDS as USES_SECONDS
+from logiss.uses import UseSums
 from logiss.web import LogsResource
 from logiss.wire import why_no_acknowledgements
 
@@ -191,6 +200,80 @@ def _plain(factory: ClientFactory[Any]) -> IProtocolFactory:
     return factory
 
 
+class Admission(Service):
+    """
+    Knows who may post: the credentials of the settings, kept fresh from Redis where
+    they say so, and the sums of their use.
+
+    @ivar credentials: usable before this is started; those in Redis come after.
+    """
+
+    name = "admission"
+
+    def __init__(
+        self,
+        reactor: IReactor,
+        settings: Settings,
+        events: EventLog,
+        metrics: Metrics | None = None,
+    ) -> None:
+        metrics = metrics or Metrics()
+        self.credentials = _credentials(settings)
+        self._uses = UseSums(self.credentials, events, metrics)
+        self._summing = LoopingCall(self._uses.write)
+        self._summing.clock = reactor
+        self._refresher: Refresher | None = None
+        if settings.redis_url is not None:
+            self._refresher = Refresher(
+                reactor,
+                redis_hash(reactor, settings.redis_url, settings.redis_key),
+                self._replace,
+                events,
+                metrics,
+                settings.credential_refresh_interval_seconds,
+                settings.allow_empty_credentials,
+            )
+
+    def _replace(self, table: Table) -> None:
+        self._uses.collect()
+        self.credentials.replace(table)
+
+    def startService(self) -> None:
+        super().startService()
+        self._summing.start(USES_SECONDS, now=False)
+        if self._refresher is not None:
+            self._refresher.startService()
+
+    def stopService(self) -> None:
+        """Stop at once, with a last sum."""
+        if not self.running:
+            return
+        super().stopService()
+        if self._refresher is not None:
+            self._refresher.stopService()
+        self._summing.stop()
+        self._uses.write()
+
+
+def redis_hash(reactor: IReactor, url: RedisURL, key: str) -> RedisHash:
+    """The hash `key` of the Redis at `url`, over TLS with its certificate checked."""
+    destination = Destination(url.host, url.port)
+    endpoint = _endpoint(reactor, destination, REDIS_SECONDS)
+    if url.tls:
+        # Against the authorities of the system, or of SSL_CERT_FILE.
+        host = url.host.rstrip(".")
+        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+    return RedisHash(reactor, endpoint, url, key)
+
+
+def _credentials(settings: Settings) -> Credentials:
+    return Credentials.from_tokens(
+        settings.hmac_key or os.urandom(64),
+        settings.tokens,
+        awaits_more=settings.redis_url is not None,
+    )
+
+
 class LogissService(Service):
     """
     A whole logiss: listener, front door, forwarder, drain.
@@ -214,6 +297,7 @@ class LogissService(Service):
         self.metrics = Metrics()
         self.drain = Drain()
         self.forwarder = Forwarder(reactor, settings, self.events, self.metrics)
+        self.admission = Admission(reactor, settings, self.events, self.metrics)
         self.logs = logs_resource(
             reactor,
             settings,
@@ -221,6 +305,7 @@ class LogissService(Service):
             self.events,
             drain=self.drain,
             metrics=self.metrics,
+            credentials=self.admission.credentials,
         )
         root = RootResource(
             self.logs,
@@ -229,6 +314,7 @@ class LogissService(Service):
             self.metrics,
             connected=lambda: self.forwarder.pool.connected,
             delivery_level=self.forwarder.pool.delivery_level,
+            credentials_loaded=lambda: self.admission.credentials.is_loaded,
         )
         self._clients: Clients | ChannelSite | ProxiedFactory
         if settings.http_channel == "stock":
@@ -270,6 +356,7 @@ class LogissService(Service):
         self.events.started(codec.NAME, self._settings.http_channel)
         self.events.phase_reached("http", "listen", port=self.address.port)
         self.forwarder.startService()
+        self.admission.startService()
         if not self._settings.log_successes:
             self._sums.start(SUM_SECONDS, now=False)
 
@@ -286,6 +373,7 @@ class LogissService(Service):
         self.events.phase_reached("http", "shutdown")
         self.events.phase_reached("main", "drain", posts=self.drain.inside)
         await emptied
+        self.admission.stopService()
         # Clients may have posted again while the last answers went out: they get
         # their 503. What lies unread when they are closed has no answer.
         await deferLater(self._reactor, LAST_POSTS_SECONDS)
@@ -347,15 +435,24 @@ def logs_resource(
     *,
     drain: Drain | None = None,
     metrics: Metrics | None = None,
+    credentials: Credentials | None = None,
 ) -> LogsResource:
-    """A `LogsResource` that knows the credentials of `settings`."""
-    hmac_key = settings.hmac_key or os.urandom(64)
+    """
+    A `LogsResource`.
+
+    @param credentials: an `Admission`'s; without them those of `settings`.
+    @raise ValueError: `settings` have a Redis, which takes an `Admission`.
+    """
+    if credentials is None:
+        if settings.redis_url is not None:
+            raise ValueError("settings.redis_url needs the credentials of an Admission")
+        credentials = _credentials(settings)
     return LogsResource(
         settings,
         deliverer,
         clock,
         events,
-        credentials=Credentials.from_tokens(hmac_key, settings.tokens),
+        credentials=credentials,
         drain=drain,
         metrics=metrics,
     )

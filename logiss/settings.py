@@ -19,6 +19,7 @@ from ipaddress import (
 )
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 from attrs import Factory, field, fields, frozen
 from cryptography import x509
@@ -103,6 +104,22 @@ class BackendPEM:
     private_key: bytes | None = field(default=None, repr=False)
 
 
+@frozen
+class RedisURL:
+    """
+    Where a Redis is, and who we are to it.
+
+    @ivar user: only with a password.
+    """
+
+    host: str
+    port: int = 6379
+    database: int = 0
+    user: str = ""
+    password: str = field(default="", repr=lambda given: MASK if given else "''")
+    tls: bool = False
+
+
 def _masked(value: object) -> str:
     return MASK if value else repr(value)
 
@@ -158,6 +175,10 @@ class Settings:
     trusted_proxies: Networks = Factory(
         lambda self: _NOBODY if self.proxy_protocol else EVERYBODY, takes_self=True
     )
+    redis_url: RedisURL | None = None
+    redis_key: str = ""
+    credential_refresh_interval_seconds: float = 60.0
+    allow_empty_credentials: bool = False
 
     @property
     def delivery_level(self) -> str:
@@ -176,6 +197,81 @@ class Settings:
         return lines
 
 
+class _Variables:
+    """
+    Reads variables by name.
+
+    @ivar problems: what is wrong with those that were read.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def is_set(self, name: str) -> bool:
+        return bool(self._environ.get(name, "").strip())
+
+    def __call__(
+        self, name: str, parse: Callable[[str], T], default: T, missing: str = ""
+    ) -> T:
+        text = self._environ.get(name, "").strip()
+        if not text:
+            if missing:
+                self.problems.append(f"{name}: is not set; {missing}")
+            return default
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # How the environment shows bytes that are no UTF-8. Not repeated, for
+            # it may be a secret.
+            self.problems.append(f"{name}: must be UTF-8 text; take the odd bytes out")
+            return default
+        try:
+            return parse(text)
+        except ValueError as e:
+            self.problems.append(f"{name}: {e}")
+            return default
+
+
+def _read_hmac_key(variable: _Variables, is_required: bool) -> bytes | None:
+    missing = "set it to the key that the credentials in Redis are hashed with"
+    return variable("HMAC_KEY", str.encode, None, missing if is_required else "")
+
+
+def _read_redis_key(variable: _Variables, is_required: bool) -> str:
+    missing = "set it to the hash in Redis that has the credentials"
+    return variable("REDIS_KEY", str, "", missing if is_required else "")
+
+
+def read_hmac_key(environ: Mapping[str, str]) -> bytes:
+    """
+    Read the one variable that it takes to hash a password.
+
+    @raise SettingsError: it is not set, or wrong.
+    """
+    variable = _Variables(environ)
+    hmac_key = _read_hmac_key(variable, True)
+    if hmac_key is None or variable.problems:
+        raise SettingsError(variable.problems)
+    return hmac_key
+
+
+def read_redis(environ: Mapping[str, str]) -> tuple[RedisURL, str]:
+    """
+    Read where the credentials are: the Redis and the key of the hash.
+
+    @raise SettingsError: with every mistake there is.
+    """
+    variable = _Variables(environ)
+    url = variable(
+        "REDIS_URL", parse_redis_url, None, "set it to redis://[:password@]host[:port]"
+    )
+    key = _read_redis_key(variable, True)
+    if url is None or variable.problems:
+        raise SettingsError(variable.problems)
+    return url, key
+
+
 def read(environ: Mapping[str, str]) -> Settings:
     """
     Read the settings of a whole logiss.
@@ -184,34 +280,18 @@ def read(environ: Mapping[str, str]) -> Settings:
 
     @raise SettingsError: with every mistake there is.
     """
-    problems: list[str] = []
-
-    def variable(
-        name: str, parse: Callable[[str], T], default: T, missing: str = ""
-    ) -> T:
-        text = environ.get(name, "").strip()
-        if not text:
-            if missing:
-                problems.append(f"{name}: is not set; {missing}")
-            return default
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            # How the environment shows bytes that are no UTF-8. Not repeated, for
-            # it may be a secret.
-            problems.append(f"{name}: must be UTF-8 text; take the odd bytes out")
-            return default
-        try:
-            return parse(text)
-        except ValueError as e:
-            problems.append(f"{name}: {e}")
-            return default
-
+    variable = _Variables(environ)
+    problems = variable.problems
     proxy_protocol = variable("PROXY_PROTOCOL", parse_flag, False)
     settings = Settings(
         deploy=variable("DEPLOY", str, "", "set it to a label for this instance"),
         tokens=variable(
-            "TOKEN_MAP", parse_tokens, (), "set it to user:token[,user:token...]"
+            "TOKEN_MAP",
+            parse_tokens,
+            (),
+            ""
+            if variable.is_set("REDIS_URL")
+            else "set it to user:token[,user:token...], or set REDIS_URL",
         ),
         port=variable("PORT", parse_port, 0, "set it to the TCP port to listen on"),
         listen_host=variable("LISTEN_HOST", str, None),
@@ -231,7 +311,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         relp_window=variable("RELP_WINDOW", parse_count, 128),
         enforce_ssl=variable("ENFORCE_SSL", parse_flag, False),
         pem=variable("PEMFILE", parse_pem_file, None),
-        hmac_key=variable("HMAC_KEY", str.encode, None),
+        hmac_key=_read_hmac_key(variable, variable.is_set("REDIS_URL")),
         metadata_id=variable("METADATA_ID", parse_sd_id, None),
         query_params=variable("LOG_ISS_QUERY_PARAMS", parse_sd_names, ()),
         field_params=variable("LOG_ISS_FIELD_PARAMS", parse_sd_names, ()),
@@ -260,6 +340,12 @@ def read(environ: Mapping[str, str]) -> Settings:
             parse_networks,
             _NOBODY if proxy_protocol else EVERYBODY,
         ),
+        redis_url=variable("REDIS_URL", parse_redis_url, None),
+        redis_key=_read_redis_key(variable, variable.is_set("REDIS_URL")),
+        credential_refresh_interval_seconds=variable(
+            "CREDENTIAL_REFRESH_INTERVAL", parse_interval, 60.0
+        ),
+        allow_empty_credentials=variable("ALLOW_EMPTY_CREDENTIALS", parse_flag, False),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -275,9 +361,6 @@ def read(environ: Mapping[str, str]) -> Settings:
             " unless TRUSTED_PROXIES says who, so that every post would be refused;"
             " set TRUSTED_PROXIES or unset ENFORCE_SSL"
         )
-    # A room that is not built yet: to go on without it would serve something else
-    # than what the operator has asked for.
-    variable("REDIS_URL", _parse_redis_url, None)
     if problems:
         raise SettingsError(problems)
     return settings
@@ -617,5 +700,44 @@ def _public_key(certificate: x509.Certificate) -> object:
         return None
 
 
-def _parse_redis_url(text: str) -> None:
-    raise ValueError("is not available in this version; use TOKEN_MAP")
+_REDIS_URL_FORM = "redis://[[user]:password@]host[:port][/database]"
+
+
+def parse_redis_url(text: str) -> RedisURL:
+    """
+    A Redis of ``redis://user:password@host:port/database``, or ``rediss://`` over TLS.
+    User and password are percent-encoded. No mistake repeats any of it.
+    """
+    found = re.fullmatch(
+        r"(rediss?)://(?:([^:@/?#]*):([^:@/?#]*)@)?"
+        r"(\[[0-9A-Fa-f:.]+\]|[^:@/?#\[\]]+)(?::([0-9]{1,5}))?(?:/([0-9]{0,4}))?",
+        text,
+        re.IGNORECASE,
+    )
+    if found is None:
+        raise ValueError(
+            f"must be {_REDIS_URL_FORM}, or rediss://... for TLS, with user and"
+            " password percent-encoded"
+        )
+    tls = found[1].lower() == "rediss"
+    host = found[4].strip("[]")
+    is_known = _is_ipv6(host) if found[4] != host else _HOST.fullmatch(host)
+    if not is_known:
+        raise ValueError("its host is neither a name nor an address")
+    if tls and "_" in host:
+        raise ValueError("no certificate can be for a host with '_' in its name")
+    port = int(found[5] or 6379)
+    if not 1 <= port <= 65_535:
+        raise ValueError(f"its port must be from 1 to 65535, not {port}")
+    user, password = unquote(found[2] or ""), unquote(found[3] or "")
+    if user and not password:
+        raise ValueError("has a user without a password; add it or take the user out")
+    return RedisURL(host, port, int(found[6] or 0), user, password, tls)
+
+
+def parse_interval(text: str) -> float:
+    """Seconds of what `parse_seconds` reads, 1 at least."""
+    interval = parse_seconds(text)
+    if interval < 1.0:
+        raise ValueError(f"must be from 1s to 24h, not {text!r}")
+    return interval

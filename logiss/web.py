@@ -40,7 +40,7 @@ from logiss.answers import (
 from logiss.budget import Budget, NoRoom
 from logiss.codec import rewrite
 from logiss.counts import LOSS_HEADERS, MSG_COUNT, NOTHING_LOST, Counts, WrongCount
-from logiss.credentials import Credentials, parse_basic
+from logiss.credentials import Credentials
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.inflate import InflateLimits, Inflater
@@ -621,11 +621,8 @@ _HERE: tuple[list[bytes], ...] = ([], [b""])
 
 def _user_of(post: Post) -> bytes:
     """Who has posted an admitted post."""
-    authorization = post.values(b"authorization")
-    assert authorization is not None
-    proven = parse_basic(authorization[0])
-    assert proven is not None
-    return proven[0]
+    assert post.credential is not None
+    return post.credential.user
 
 
 def _length_of(post: Post) -> int | None:

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from logiss.l2met import EventLog
 from logiss.pool import IDeliverer, Payload
+from logiss.redis import IHash
 from logiss.senders import Delivery, ISender, ISenderOwner, Loss, Sender
 from tests import l2met_grammar
 
@@ -49,6 +50,27 @@ class Facts:
     drain_token: bytes | None
     remote_addr: bytes | None
     request_id: bytes | None
+
+
+@implementer(IHash)
+class FakeHash:
+    """
+    A hash whose readings end when the test says so.
+
+    @ivar readings: those under way and those that have ended.
+    @ivar cancelled: how many were cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.readings: list[Deferred[dict[bytes, bytes]]] = []
+        self.cancelled = 0
+
+    def read(self) -> Deferred[dict[bytes, bytes]]:
+        self.readings.append(Deferred(self._cancel))
+        return self.readings[-1]
+
+    def _cancel(self, _: Deferred[dict[bytes, bytes]]) -> None:
+        self.cancelled += 1
 
 
 @implementer(ISender)

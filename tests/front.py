@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.web.server import Site
 
+from logiss.credentials import Credentials
 from logiss.drain import Drain
 from logiss.health import RootResource
 from logiss.limits import ChannelLimits
@@ -46,6 +47,7 @@ class Front:
         self.drain = Drain()
         self.metrics = Metrics()
         self.connected = 1
+        self.credentials = Credentials.from_tokens(b"key", self.settings.tokens)
         events = self.lines.events()
         self.logs = logs_resource(
             clock,
@@ -54,6 +56,7 @@ class Front:
             events,
             drain=self.drain,
             metrics=self.metrics,
+            credentials=self.credentials,
         )
         self.root = RootResource(
             self.logs,
@@ -62,6 +65,7 @@ class Front:
             self.metrics,
             lambda: self.connected,
             self.deliverer.delivery_level,
+            lambda: self.credentials.is_loaded,
         )
 
     def site(self, name: str) -> Site | ChannelSite:

@@ -32,6 +32,10 @@ def disconnected(front: Front) -> None:
     front.connected = 0
 
 
+def unloaded(front: Front) -> None:
+    front.credentials.is_loaded = False
+
+
 def backend_stuck(front: Front) -> None:
     front.deliverer.at_once = False
 
@@ -92,6 +96,7 @@ AGAIN = {"retry-after": "1"}
 ALLOW = {"allow": "POST"}
 
 UNAUTHORIZED = "Unable to authenticate request"
+UNLOADED = "Credentials are not loaded yet"
 ONLY_SSL = "Only SSL requests accepted"
 SHUTTING_DOWN = "Shutting down"
 WRONG_TYPE = "Content-Type must be application/logplex-1"
@@ -156,6 +161,14 @@ ROWS = [
         503,
         "No backend connection is usable",
         prepare=disconnected,
+    ),
+    Row(
+        "ready but for credentials",
+        get("/ready"),
+        503,
+        UNLOADED,
+        AGAIN,
+        prepare=unloaded,
     ),
     Row("ready draining", get("/ready"), 503, SHUTTING_DOWN, prepare=draining),
     # SSL
@@ -258,6 +271,43 @@ ROWS = [
             REALM,
         )
         for name, value in WRONG_CREDENTIALS.items()
+    ),
+    # Whatever may yet turn out to be right, before Redis has been read.
+    *(
+        Row(
+            f"credentials {name}, not loaded",
+            request(BODY, headers={"Authorization": WRONG_CREDENTIALS[name]}),
+            503,
+            UNLOADED,
+            AGAIN,
+            prepare=unloaded,
+        )
+        for name in ("wrong token", "unknown user", "empty token", "bearer")
+    ),
+    *(
+        Row(
+            f"credentials {name}, not loaded",
+            request(BODY, headers={"Authorization": WRONG_CREDENTIALS[name]}),
+            401,
+            UNAUTHORIZED,
+            REALM,
+            prepare=unloaded,
+        )
+        for name in ("none", "no colon", "not base64", "empty", "other scheme")
+    ),
+    Row(
+        "credentials of TOKEN_MAP, not loaded",
+        request(BODY),
+        200,
+        forwarded=FORWARDED,
+        prepare=unloaded,
+    ),
+    Row(
+        "credentials of bearer",
+        request(BODY, headers={"Authorization": "Bearer a:token"}),
+        200,
+        forwarded=FORWARDED,
+        settings={"tokens": (("bearer", "a:token"),)},
     ),
     Row(
         "credentials twice",
@@ -444,6 +494,20 @@ ROWS = [
         request(BODY, headers={"Content-Type": "x/y", "Authorization": None}),
         code=415,
         text=WRONG_TYPE,
+    ),
+    _refused_first(
+        "Content-Type before credentials that are not loaded",
+        request(BODY, headers={"Content-Type": "x/y", "Authorization": basic("x")}),
+        code=415,
+        text=WRONG_TYPE,
+        prepare=unloaded,
+    ),
+    _refused_first(
+        "credentials that are not loaded before Content-Encoding",
+        request(BODY, headers={"Content-Encoding": "br", "Authorization": basic("x")}),
+        code=503,
+        text=UNLOADED,
+        prepare=unloaded,
     ),
     _refused_first(
         "credentials before Content-Encoding",

@@ -158,8 +158,22 @@ class VariablesTests(SynchronousTestCase):
                     unchecked.add(name)
                 else:
                     self.assertEqual(problems_of(name, stated[1]), [stated[2]])
-        # The one fails when it listens, the other never.
-        self.assertEqual(unchecked, {"LISTEN_HOST", "HMAC_KEY"})
+        # The one fails when it listens, the others when they are missing.
+        self.assertEqual(unchecked, {"LISTEN_HOST", "HMAC_KEY", "REDIS_KEY"})
+
+    def test_missing_with_redis(self) -> None:
+        """What is said of what Redis needs is what the operator gets."""
+        with self.assertRaises(settings.SettingsError) as raised:
+            settings.read({**REQUIRED, "REDIS_URL": "redis://cache.example.com"})
+        stated = [
+            found[1]
+            for name in ("HMAC_KEY", "REDIS_KEY")
+            for line in fields(configuration_sections()[name], "Error")
+            if (
+                found := re.fullmatch("missing with ``REDIS_URL`` gives ``(.+)``", line)
+            )
+        ]
+        self.assertEqual(raised.exception.problems, stated)
 
 
 class ReadmeTests(SynchronousTestCase):
@@ -244,6 +258,13 @@ class LogLinesTests(SynchronousTestCase):
             "count_mismatched": (post, 2, 1),
             "losses_reported": (post, (1, 1), (1, 1)),
             "posts_summed": (1, 1),
+            "credentials_accepted": (1, b"app", "current"),
+            "credentials_refused": (1, b"app"),
+            "deprecated_used": (1, b"app", "previous", "v1"),
+            "credentials_refreshed": (1, 0.1),
+            "credentials_not_refreshed": (1, "why"),
+            "credential_skipped": (b"app", "why", True),
+            "credentials_skipped": (1,),
             "clients_cut": (1, "192.0.2.7", "why"),
             "proxy_headers_refused": (1, "192.0.2.7", "why"),
             "connect_attempted": (0,),

@@ -1,5 +1,6 @@
 """The worked examples of docs/embedding.rst, run in memory."""
 
+import json
 from typing import Any
 
 from treq.testing import StubTreq
@@ -12,8 +13,16 @@ from twisted.internet.testing import (
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from docs.embedding_example import Intake, Spool, site_with_spool, whole_as_child
-from logiss import Destination, IDeliverer, Settings, SettingsError
+from docs.embedding_example import (
+    Intake,
+    Rotating,
+    Spool,
+    site_with_spool,
+    whole_as_child,
+)
+from logiss import Destination, IDeliverer, Settings, SettingsError, logs_resource
+from logiss.credentials import password_digest
+from logiss.settings import RedisURL
 from tests.fakes import Lines, outcome
 
 HEADERS = {"Content-Type": "application/logplex-1"}
@@ -131,6 +140,69 @@ class SpoolTests(SynchronousTestCase):
         """The settings' credentials are asked for."""
         self.assertEqual(self.post(auth=("app", "wrong")), 401)
         self.assertEqual(self.spool.posts, [])
+
+
+class RotatingTests(SynchronousTestCase):
+    """A resource whose credentials are in Redis."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.lines = Lines()
+        digest = password_digest(b"key", AUTH[1].encode()).hex()
+        self.entry = json.dumps([{"name": "v1", "hmac": digest}]).encode()
+        self.settings = Settings(
+            deploy="shop",
+            hmac_key=b"key",
+            redis_url=RedisURL("192.0.2.9"),
+            redis_key="users",
+            credential_refresh_interval_seconds=10.0,
+        )
+
+    def answer(self, **entries: bytes) -> None:
+        """Redis answers to the reading under way."""
+        [redis] = accept_all(self.reactor)
+        self.reactor.tcpClients.clear()
+        redis.protocol.dataReceived(b":%d\r\n" % len(entries))
+        words = [w for user, entry in entries.items() for w in (user.encode(), entry)]
+        redis.protocol.dataReceived(
+            b"*%d\r\n" % len(words)
+            + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
+        )
+
+    def test_rotating(self) -> None:
+        """
+        Before Redis has answered posts are 503, then who is in it is served, until
+        they are not in it. Nothing of what they have posted goes uncounted.
+        """
+        spool = Spool(posts_max=9)
+        rotating = Rotating(self.reactor, self.settings, spool, self.lines.write)
+        rotating.startService()
+        client = ClientTransport(rotating.site)
+        self.assertEqual([client[1] for client in self.reactor.tcpClients], [6379])
+        for entries, status in [
+            ({}, b"503"),
+            ({"app": self.entry}, b"200"),
+            ({"other": self.entry}, b"401"),
+        ]:
+            if entries:
+                self.answer(**entries)
+            client.send(POST)
+            self.assertEqual(client.status, status)
+            client.clear()
+            if entries:
+                self.reactor.advance(10)
+        client.loseConnection()
+        rotating.stopService()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        [line] = self.lines.having("user", "app")
+        self.assertEqual(line["count#log-iss.credentials.success"], "1")
+
+    def test_needs_admission(self) -> None:
+        """Redis without an `Admission` is a mistake that is told at once."""
+        with self.assertRaises(ValueError):
+            logs_resource(
+                self.reactor, self.settings, Spool(1), self.lines.events("shop")
+            )
 
 
 class IntakeTests(SynchronousTestCase):

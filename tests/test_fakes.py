@@ -4,8 +4,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from logiss.pool import IDeliverer
+from logiss.redis import IHash
 from logiss.senders import ISender, ISenderOwner
-from tests.fakes import FakeDeliverer, FakeOwner, FakeSender
+from tests.fakes import FakeDeliverer, FakeHash, FakeOwner, FakeSender
 
 
 class FakesTests(SynchronousTestCase):
@@ -16,3 +17,4 @@ class FakesTests(SynchronousTestCase):
         verifyObject(ISender, FakeSender())
         verifyObject(ISenderOwner, FakeOwner())
         verifyObject(IDeliverer, FakeDeliverer())
+        verifyObject(IHash, FakeHash())

@@ -19,9 +19,10 @@ FLOORS = (
     "_version frames _frames stamp inflate chunked heads limits settings metrics l2met"
     " credentials drain relp trust proxy_header",
     # 1 wires
-    "journal connector tls wire receiver answers codec budget memory proxied",
+    "journal connector tls wire receiver answers codec budget memory proxied redis uses"
+    " passwords",
     # 2 connections
-    "senders requests",
+    "senders requests refresh",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries intake channel",
     # 4 faces

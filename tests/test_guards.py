@@ -11,6 +11,7 @@ from twisted.web.server import Request
 
 from logiss.answers import (
     BODY_TOO_LARGE,
+    CREDENTIALS_UNKNOWN,
     LENGTH_REQUIRED,
     ONLY_POST,
     ONLY_SSL,
@@ -20,7 +21,7 @@ from logiss.answers import (
     WRONG_TYPE,
     Answer,
 )
-from logiss.credentials import Credentials
+from logiss.credentials import Credential, Credentials, password_digest
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.metrics import Metrics
@@ -100,7 +101,8 @@ class GuardsTestCase(SynchronousTestCase):
         self.metrics = Metrics()
         self.guards = self.make()
 
-    def make(self, enforce_ssl: bool = True) -> Guards:
+    def make(self, enforce_ssl: bool = True, user: str = USER) -> Guards:
+        self.credentials = Credentials.from_tokens(b"key", ((user, TOKEN),))
         return Guards(
             Settings(
                 deploy="test",
@@ -108,7 +110,7 @@ class GuardsTestCase(SynchronousTestCase):
                 enforce_ssl=enforce_ssl,
                 max_body_bytes=MAX_BODY_BYTES,
             ),
-            Credentials.from_tokens(b"key", ((USER, TOKEN),)),
+            self.credentials,
             self.drain,
             self.metrics,
             BODY_TOO_LARGE,
@@ -245,6 +247,50 @@ class GuardTests(GuardsTestCase):
         refused = Asked().having(b"authorization", good, good).post()
         self.guards.refusal(refused)
         self.assertIsNone(refused.credential)
+
+    def test_bearer(self) -> None:
+        """A token is the password of a user who is called bearer, and no other's."""
+        self.table(
+            b"authorization",
+            [],
+            [(b"Bearer " + TOKEN.encode(),)],
+            UNAUTHORIZED,
+        )
+        self.guards = self.make(user="bearer")
+        self.table(
+            b"authorization",
+            [(b"Bearer " + TOKEN.encode(),), (b"bEARER  " + TOKEN.encode(),)],
+            [(b"Bearer",), (b"Bearer x",), (b"Bearer" + TOKEN.encode(),)],
+            UNAUTHORIZED,
+        )
+
+    def test_not_loaded(self) -> None:
+        """What may turn out to be right is awaited, the rest is refused at once."""
+        self.credentials.is_loaded = False
+        self.check(Asked(), None)
+        for user, token in ((USER, "other"), ("other", TOKEN)):
+            asked = Asked().having(b"authorization", basic(user, token).encode())
+            self.check(asked, CREDENTIALS_UNKNOWN)
+        self.assertEqual(self.metrics.credentials_awaited, 4)
+        self.assertEqual(self.metrics.credentials_refused, 0)
+        self.table(
+            b"authorization",
+            [],
+            [(), (b"",), (b"Basic x",), (b"Bearer",), (b"Bearer x", b"Bearer x")],
+            UNAUTHORIZED,
+        )
+        self.assertEqual(self.metrics.credentials_awaited, 4)
+
+    def test_deprecated(self) -> None:
+        """A credential that is to be replaced lets in, and is counted."""
+        self.check(Asked(), None)
+        self.assertEqual(self.metrics.credentials_deprecated, 0)
+        digest = password_digest(b"key", TOKEN.encode())
+        old = Credential("v1", "previous", True, digest, USER.encode())
+        self.credentials.replace({USER.encode(): [old]})
+        self.check(Asked(), None)
+        self.assertEqual(self.metrics.credentials_deprecated, 2)
+        self.assertEqual(self.metrics.credentials_accepted, 4)
 
     def test_content_encoding(self) -> None:
         """None, identity or gzip, in any case and one only."""

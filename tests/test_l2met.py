@@ -133,6 +133,50 @@ class EventLogTests(SynchronousTestCase):
             ' message="a \\"b\\""',
         ),
         (
+            lambda log: log.credentials_accepted(3, b'a"b', "c d"),
+            r'count#log-iss.credentials.success=3 user="a\"b" stage="c d"',
+        ),
+        (
+            lambda log: log.credentials_accepted(3),
+            "count#log-iss.credentials.success=3",
+        ),
+        (
+            lambda log: log.credentials_refused(3, b"a\n"),
+            r'count#log-iss.credentials.failure=3 user="a\n"',
+        ),
+        (
+            lambda log: log.credentials_refused(3),
+            "count#log-iss.credentials.failure=3",
+        ),
+        (
+            lambda log: log.deprecated_used(3, b"a", "b", "c"),
+            'count#log-iss.credentials.deprecated=3 user="a" stage="b" name="c"',
+        ),
+        (
+            lambda log: log.deprecated_used(3),
+            "count#log-iss.credentials.deprecated=3",
+        ),
+        (
+            lambda log: log.credentials_refreshed(12, 0.002),
+            "count#log-iss.credentials.refresh.success=1"
+            " measure#log-iss.credentials.refresh.duration=0.002000s users=12",
+        ),
+        (
+            lambda log: log.credentials_not_refreshed(12, 'say "why"'),
+            "count#log-iss.credentials.refresh.error=1 users=12"
+            r' message="say \"why\""',
+        ),
+        (
+            lambda log: log.credential_skipped(b"\xff", "why", True),
+            r'count#log-iss.credentials.entry.error=1 user="\ufffd" kept=1'
+            ' message="why"',
+        ),
+        (
+            lambda log: log.credentials_skipped(90),
+            "count#log-iss.credentials.entry.error=90"
+            ' message="more entries that cannot be read"',
+        ),
+        (
             lambda log: log.connect_attempted(0),
             "count#log-iss.forwarder.connect.attempt=1 id=0",
         ),

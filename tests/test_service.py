@@ -1,4 +1,4 @@
-"""What a platform has against the settings ends the start."""
+"""What is built of the settings, and what a platform has against them."""
 
 import errno
 import os
@@ -12,8 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import service, wire
 from logiss.proxied import ProxiedFactory
-from logiss.service import Forwarder, LogissService, platform_problems
-from logiss.settings import Destination, Settings, SettingsError
+from logiss.service import (
+    Admission,
+    Forwarder,
+    LogissService,
+    platform_problems,
+)
+from logiss.settings import Destination, RedisURL, Settings, SettingsError
 from logiss.wire import why_no_acknowledgements
 from tests.fakes import Lines
 
@@ -187,3 +192,49 @@ class ProxiedTests(SynchronousTestCase):
                 ("192.0.2.7", "no whole PROXY header within 3 s"),
             ],
         )
+
+
+class AdmissionTests(SynchronousTestCase):
+    """Who may post is known while it runs, and said once a minute."""
+
+    def setUp(self) -> None:
+        self.reactor: Any = MemoryReactorClock()
+        self.lines = Lines()
+
+    def admission(self, **more: Any) -> Admission:
+        admission = Admission(
+            self.reactor, evolve(settings(), **more), self.lines.events()
+        )
+        admission.startService()
+        self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
+        self.addCleanup(admission.stopService)
+        return admission
+
+    def test_without_redis(self) -> None:
+        """Those of TOKEN_MAP are all there are, and nobody is asked for more."""
+        admission = self.admission()
+        self.assertTrue(admission.credentials.is_loaded)
+        self.assertIsNotNone(admission.credentials.check(b"user", b"token"))
+        self.assertEqual(self.reactor.tcpClients, [])
+
+    def test_with_redis(self) -> None:
+        """With Redis more is to come, and the key of the digests is the given one."""
+        admission = self.admission(
+            redis_url=RedisURL("192.0.2.9", 7000), redis_key="users", hmac_key=b"key"
+        )
+        self.assertFalse(admission.credentials.is_loaded)
+        self.assertIsNotNone(admission.credentials.check(b"user", b"token"))
+        self.assertEqual([client[1] for client in self.reactor.tcpClients], [7000])
+
+    def test_sums(self) -> None:
+        """Once a minute, and when it is stopped."""
+        admission = self.admission()
+        for seconds, lines in ((59, 0), (1, 1), (59, 1), (1, 2), (1, 2)):
+            admission.credentials.authorize(b"Basic dXNlcjp0b2tlbg==")
+            self.reactor.advance(seconds)
+            self.assertEqual(len(self.lines.raw), lines)
+        admission.stopService()
+        admission.stopService()
+        self.assertEqual(len(self.lines.raw), 3)
+        name = "count#log-iss.credentials.success"
+        self.assertEqual([p[name] for p in self.lines.pairs], ["2", "2", "1"])

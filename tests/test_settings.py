@@ -25,9 +25,12 @@ from logiss.settings import (
     MASK,
     BackendPEM,
     Destination,
+    RedisURL,
     Settings,
     SettingsError,
     read,
+    read_hmac_key,
+    read_redis,
 )
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -41,6 +44,10 @@ REQUIRED = {
     "FORWARD_DEST": "localhost:5001",
     "TOKEN_MAP": "ada:s3cret",
 }
+
+
+#: What must be set beside REDIS_URL.
+REQUIRED_BY_REDIS = {"REDIS_KEY": "users", "HMAC_KEY": "opensesame"}
 
 
 class ReadTestCase(SynchronousTestCase):
@@ -59,7 +66,10 @@ class ReadTestCase(SynchronousTestCase):
 
     def problem(self, name: str, value: str) -> str:
         """The one thing that is wrong when `name` is `value`."""
-        (problem,) = self.problems({**REQUIRED, name: value})
+        environ = {**REQUIRED, name: value}
+        if name == "REDIS_URL":
+            environ |= REQUIRED_BY_REDIS
+        (problem,) = self.problems(environ)
         self.assertTrue(problem.startswith(f"{name}: "), problem)
         return problem
 
@@ -98,10 +108,19 @@ class ReadTests(ReadTestCase):
         """A new setting is noticed here."""
         self.assertEqual(
             {f.name for f in fields(Settings)},
-            {field for _, _, field, _ in self.good} | {"pem"},
+            {field for _, _, field, _ in self.good} | {"pem", "redis_url"},
         )
 
     good: list[tuple[str, str, str, Any]] = [
+        ("REDIS_KEY", " users ", "redis_key", "users"),
+        ("CREDENTIAL_REFRESH_INTERVAL", "1", "credential_refresh_interval_seconds", 1),
+        (
+            "CREDENTIAL_REFRESH_INTERVAL",
+            "5m",
+            "credential_refresh_interval_seconds",
+            300,
+        ),
+        ("ALLOW_EMPTY_CREDENTIALS", "1", "allow_empty_credentials", True),
         ("DEPLOY", "eu-1 production", "deploy", "eu-1 production"),
         ("PORT", "0", "port", 0),
         ("PORT", "65535", "port", 65_535),
@@ -383,7 +402,36 @@ class ReadTests(ReadTestCase):
             "must be 'all', or networks like",
         ),
         ("TRUSTED_PROXIES", ["10.0.0.1/8", "::1, 10.0.0.1/8"], "write 10.0.0.0/8"),
-        ("REDIS_URL", ["redis://a"], "use TOKEN_MAP"),
+        (
+            "REDIS_URL",
+            [
+                "a",
+                "redis:",
+                "redis://",
+                "http://a",
+                "unix:///a",
+                "redis://a:b",
+                "redis://a:1:2",
+                "redis://a/x",
+                "redis://a/1/2",
+                "redis://a?db=1",
+                "redis://a@b",
+                "redis://a:b@c@d",
+                "redis://a:b/c@d",
+                "redis://[::1",
+            ],
+            "must be redis://[[user]:password@]host[:port][/database]",
+        ),
+        (
+            "REDIS_URL",
+            ["redis:// a", "redis://a b", "redis://ä", "redis://[1:2]"],
+            "its host",
+        ),
+        ("REDIS_URL", ["redis://a:0", "redis://a:65536"], "from 1 to 65535"),
+        ("REDIS_URL", ["redis://u:@a"], "a user without a password"),
+        ("REDIS_URL", ["rediss://a_b"], "with '_'"),
+        ("CREDENTIAL_REFRESH_INTERVAL", ["0", "999ms", "25h"], "24h"),
+        ("ALLOW_EMPTY_CREDENTIALS", ["2", "empty"], "1/true/yes/on"),
     ]
 
     def test_bad(self) -> None:
@@ -410,7 +458,12 @@ class ReadTests(ReadTestCase):
         problems = self.problems(environ)
         self.assertEqual(
             sorted(problem.partition(":")[0] for problem in problems),
-            sorted({"DEPLOY", "PEMFILE", *(name for name, _, _ in self.bad)}),
+            sorted(
+                {
+                    *("DEPLOY", "PEMFILE", "HMAC_KEY", "REDIS_KEY"),
+                    *(name for name, _, _ in self.bad),
+                }
+            ),
         )
 
     def test_body_larger_than_budget(self) -> None:
@@ -421,7 +474,7 @@ class ReadTests(ReadTestCase):
 
     def test_empty_is_not_set(self) -> None:
         """A variable that is set to nothing has its default."""
-        names = {name for name, _, _ in self.bad} | {"PEMFILE", "HMAC_KEY", "REDIS_URL"}
+        names = {name for name, _, _ in self.bad} | {"PEMFILE", "HMAC_KEY", "REDIS_KEY"}
         empty = dict.fromkeys(names - set(REQUIRED), "")
         self.assertEqual(self.read(**empty), self.read())
 
@@ -514,6 +567,19 @@ class SecretsTests(ReadTestCase):
         self.assertIn(f"tokens={MASK}", settings.describe())
         self.assertIn(f"hmac_key={MASK}", settings.describe())
 
+    def test_redis_described(self) -> None:
+        """Settings show where Redis is, and that there is a password."""
+        settings = self.read(
+            REDIS_URL="redis://app:hunter2@cache.example.com", **REQUIRED_BY_REDIS
+        )
+        for text in (repr(settings), "\n".join(settings.describe())):
+            self.assert_none_in(text)
+            self.assertIn(
+                "RedisURL(host='cache.example.com', port=6379, database=0,"
+                f" user='app', password={MASK}, tls=False)",
+                text,
+            )
+
     def test_each_described(self) -> None:
         """The description shows each setting."""
         lines = self.read(LOG_ISS_QUERY_PARAMS="a;b").describe()
@@ -530,7 +596,13 @@ class SecretsTests(ReadTestCase):
             ("TOKEN_MAP", "a:hunter2,swordfish"),
             ("TOKEN_MAP", "a:hunter2|swordfish:|b:opensesame"),
             ("TOKEN_MAP", ":hunter2"),
-            ("REDIS_URL", "redis://a:hunter2@host"),
+            ("REDIS_URL", "hunter2"),
+            ("REDIS_URL", "redis://hunter2@host"),
+            ("REDIS_URL", "redis://a:hunter2@host:port"),
+            ("REDIS_URL", "redis://a:hunter2@host:0"),
+            ("REDIS_URL", "redis://a:hun/ter2hunter2@host"),
+            ("REDIS_URL", "redis://hunter2:@host"),
+            ("REDIS_URL", "rediss://a:hunter2@swordfish_"),
         ]:
             with self.subTest((name, value)):
                 self.assert_none_in(self.problem(name, value))
@@ -541,6 +613,7 @@ class SecretsTests(ReadTestCase):
             "TOKEN_MAP": "a:hunter2",
             "HMAC_KEY": "opensesame",
             "REDIS_URL": "redis://:swordfish@host",
+            "REDIS_KEY": "users",
             "PORT": "x",
         }
         for problem in self.problems(environ):
@@ -558,6 +631,58 @@ class SecretsTests(ReadTestCase):
                     self.assertIn("UTF-8", str(e))
                 else:
                     Credentials.from_tokens(settings.hmac_key or b"k", settings.tokens)
+
+
+class RedisTests(ReadTestCase):
+    """REDIS_URL says where the credentials are, and brings others with it."""
+
+    def url(self, text: str) -> RedisURL:
+        settings = self.read(REDIS_URL=text, **REQUIRED_BY_REDIS)
+        assert settings.redis_url is not None
+        self.assertEqual(
+            read_redis({"REDIS_URL": text, "REDIS_KEY": "users"}),
+            (settings.redis_url, "users"),
+        )
+        return settings.redis_url
+
+    def test_urls(self) -> None:
+        """Host, port, database, user and password are taken apart."""
+        for text, expected in [
+            ("redis://a", RedisURL("a", 6379, 0, "", "", False)),
+            ("REDISS://a.b", RedisURL("a.b", 6379, 0, "", "", True)),
+            ("redis://a:1/", RedisURL("a", 1)),
+            ("redis://a_b/15", RedisURL("a_b", 6379, 15)),
+            ("redis://[::1]:7", RedisURL("::1", 7)),
+            ("redis://127.0.0.1/2", RedisURL("127.0.0.1", 6379, 2)),
+            ("redis://:p@a", RedisURL("a", password="p")),
+            ("redis://u:p@a", RedisURL("a", user="u", password="p")),
+            ("redis://u%3a:p%40%2Fä@a", RedisURL("a", user="u:", password="p@/ä")),
+        ]:
+            with self.subTest(text):
+                self.assertEqual(self.url(text), expected)
+
+    def test_needs(self) -> None:
+        """It needs the hash and the key of its digests, but no TOKEN_MAP."""
+        environ = {**REQUIRED, "REDIS_URL": "redis://a"}
+        self.assertEqual(
+            [p.partition(":")[0] for p in self.problems(environ)],
+            ["HMAC_KEY", "REDIS_KEY"],
+        )
+        del environ["TOKEN_MAP"]
+        self.assertEqual(read({**environ, **REQUIRED_BY_REDIS}).tokens, ())
+
+    def test_tools(self) -> None:
+        """The tools are told what they miss, and nothing of the rest."""
+        with self.assertRaises(SettingsError) as caught:
+            read_redis({"REDIS_URL": "redis://:hunter2@a/b"})
+        first, second = caught.exception.problems
+        self.assertTrue(first.startswith("REDIS_URL: must be"), first)
+        self.assertTrue(second.startswith("REDIS_KEY: is not set"), second)
+        self.assertNotIn("hunter2", first)
+        self.assertEqual(read_hmac_key({"HMAC_KEY": " k "}), b"k")
+        with self.assertRaises(SettingsError) as caught:
+            read_hmac_key({})
+        self.assertIn("HMAC_KEY: is not set", str(caught.exception))
 
 
 class PEMFileTests(ReadTestCase):

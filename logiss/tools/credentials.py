@@ -1,0 +1,190 @@
+"""``logiss credentials``: lists, adds and revokes credentials in Redis."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from getpass import getpass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from logiss.credentials import (
+    BrokenEntry,
+    Credential,
+    NotChanged,
+    parse_entry,
+    password_digest,
+    with_credential,
+    without_credential,
+)
+from logiss.l2met import bare_or_quoted
+from logiss.passwords import Unusable, make_password, read_password
+from logiss.redis import RedisFailed, RedisHash
+from logiss.service import redis_hash
+from logiss.settings import SettingsError, read_hmac_key, read_redis
+
+# Each of them is a sentence for whoever has typed the command.
+_PROBLEMS = (BrokenEntry, NotChanged, RedisFailed, SettingsError, Unusable)
+
+
+def add_to(subcommands: Any) -> None:
+    parser = subcommands.add_parser(
+        "credentials",
+        help="list, add and revoke credentials in Redis",
+        description="Edits the hash REDIS_KEY of REDIS_URL in the environment. Every"
+        " instance follows within its CREDENTIAL_REFRESH_INTERVAL.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_list(commands)
+    _add_add(commands)
+    _add_revoke(commands)
+
+
+def _add_list(commands: Any) -> None:
+    parser = commands.add_parser("list", help="print a line for each credential")
+    parser.set_defaults(call=lambda arguments: _told(lambda: list_all()))
+
+
+def _add_add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "add",
+        help="add a credential; its password is read from the terminal or standard"
+        " input, by HMAC_KEY in the environment",
+    )
+    parser.add_argument("user", type=_user)
+    parser.add_argument("--name", type=_text, required=True, help="what to call it")
+    parser.add_argument(
+        "--stage", type=_text, default="current", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--deprecate-others",
+        action="store_true",
+        help="mark the user's other credentials as deprecated; those of the same stage"
+        " get the stage 'previous'",
+    )
+    parser.add_argument(
+        "--generate", action="store_true", help="make a password, and print it once"
+    )
+    parser.set_defaults(call=lambda arguments: _told(lambda: add(arguments)))
+
+
+def _add_revoke(commands: Any) -> None:
+    parser = commands.add_parser("revoke", help="remove a credential")
+    parser.add_argument("user", type=_user)
+    parser.add_argument("name", type=_text)
+    parser.set_defaults(call=lambda arguments: _told(lambda: revoke(arguments)))
+
+
+def _text(given: str) -> str:
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("is not UTF-8") from None
+    return given
+
+
+def _user(given: str) -> bytes:
+    if not given or ":" in given:
+        # RFC 7617 section 2
+        raise argparse.ArgumentTypeError("a user is not empty and has no ':'")
+    return _text(given).encode()
+
+
+def _told(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except _PROBLEMS as e:
+        for line in str(e).splitlines():
+            _say(line)
+    except (EOFError, KeyboardInterrupt):
+        _say("given up")
+    return 1
+
+
+def _say(text: str) -> None:
+    print(f"logiss credentials: {text}", file=sys.stderr)
+
+
+def list_all() -> int:
+    """1 when there is an entry that cannot be read."""
+    entries = _with_hash(lambda found: found.read())
+    code = 0
+    for user, octets in sorted(entries.items()):
+        whose = f"user={_shown(user.decode('utf-8', 'replace'))}"
+        try:
+            held = parse_entry(user, octets)
+        except BrokenEntry as e:
+            print(f"{whose} error={_shown(str(e))}")
+            code = 1
+            continue
+        if not held:
+            print(f"{whose} revoked=true")
+        for credential in held:
+            print(
+                f"{whose} name={_shown(credential.name)}"
+                f" stage={_shown(credential.stage)}"
+                f" deprecated={str(credential.deprecated).lower()}"
+            )
+    return code
+
+
+def _shown(text: str) -> str:
+    """Nothing of it reaches the terminal as anything but text."""
+    return bare_or_quoted(text)
+
+
+def add(arguments: argparse.Namespace) -> int:
+    hmac_key = read_hmac_key(os.environ)
+    read_redis(os.environ)  # Before somebody types a password for nothing.
+    if arguments.generate:
+        password = make_password()
+    else:
+        password = read_password(sys.stdin, getpass)
+    credential = Credential(
+        arguments.name, arguments.stage, False, password_digest(hmac_key, password)
+    )
+    _with_hash(
+        lambda found: found.edit(
+            arguments.user,
+            lambda entry: with_credential(
+                entry, credential, arguments.deprecate_others
+            ),
+        )
+    )
+    if arguments.generate:
+        print(password.decode())
+    return 0
+
+
+def revoke(arguments: argparse.Namespace) -> int:
+    _with_hash(
+        lambda found: found.edit(
+            arguments.user, lambda entry: without_credential(entry, arguments.name)
+        )
+    )
+    return 0
+
+
+def _with_hash(work: Callable[[RedisHash], Deferred[Any]]) -> Any:
+    """What comes of `work` on the hash, in a reactor that runs until then."""
+    from twisted.internet import reactor as _reactor
+
+    reactor: Any = _reactor
+    found = redis_hash(reactor, *read_redis(os.environ))
+    failed: list[BaseException] = []
+    results: list[Any] = []
+
+    def begin() -> None:
+        done = work(found)
+        done.addCallbacks(results.append, lambda reason: failed.append(reason.value))
+        # A turn later, so that the connection is closed by then.
+        done.addCallback(lambda _: reactor.callLater(0, reactor.stop))
+
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    if failed:
+        raise failed[0]
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]
