@@ -1,0 +1,131 @@
+"""
+Runs a target on new octets: with atheris, or with hypothesis.
+
+Each is a function that runs in a process of its own, until the time is over, and ends
+that process with another code than 0 when the target has raised, has taken too long or
+too much memory. The octets are then in the folder of findings.
+"""
+
+import faulthandler
+import resource
+import sys
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.growth import Watched
+from tests.fuzz.targets import Target
+
+BYTES_MAX = 4096
+#: Of one input, on a machine that others use too. The slowest takes a fiftieth.
+HANG_SECONDS = 10
+MEMORY_MIB = 1024
+FOUND = 77
+_EXAMPLES = 500
+
+
+@frozen
+class Assignment:
+    """
+    @ivar kept: where inputs that have reached something new are kept from run to run.
+    @ivar findings: where octets go that have shown a defect.
+    """
+
+    target: Target
+    seconds: float
+    kept: Path
+    findings: Path
+
+    def report(self, runs: int) -> None:
+        print(f"{runs} runs", flush=True)
+
+
+def with_atheris(assignment: Assignment) -> None:
+    """libFuzzer: what reaches new lines of logiss or h11 is changed further."""
+    import atheris
+
+    with atheris.instrument_imports(include=["logiss", "h11"]):
+        check = Watched(assignment.target.load())
+    target = assignment.target
+    options = {
+        "max_total_time": int(assignment.seconds),
+        "max_len": BYTES_MAX,
+        "timeout": HANG_SECONDS,
+        "rss_limit_mb": MEMORY_MIB,
+        "artifact_prefix": f"{assignment.findings}/{target.name}-",
+        "dict": target.words,
+    }
+    arguments = [f"-{name}={value}" for name, value in options.items()]
+    # It leaves by os._exit.
+    sys.argv = ["fuzz", *arguments, str(assignment.kept), str(target.corpus)]
+    atheris.Setup(sys.argv, check)
+    atheris.Fuzz()
+
+
+def with_hypothesis(assignment: Assignment) -> None:
+    """Seeds with changes anywhere, and octets made of words."""
+    target = assignment.target
+    check = Watched(target.load())
+    limit = MEMORY_MIB * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    tried = b""
+
+    def run(octets: bytes) -> None:
+        nonlocal tried
+        tried = octets
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        check(octets)
+        faulthandler.cancel_dump_traceback_later()
+
+    search = _search(_changed([seed for _, seed in target.seeds()]), run)
+    end = time.monotonic() + assignment.seconds
+    try:
+        while time.monotonic() < end:
+            search()
+    except Exception:
+        name = sha256(tried).hexdigest()[:16]
+        (assignment.findings / f"{target.name}-crash-{name}").write_bytes(tried)
+        raise
+    assignment.report(check.runs)
+
+
+def _search(
+    inputs: st.SearchStrategy[bytes], run: Callable[[bytes], None]
+) -> Callable[[], None]:
+    @settings(
+        max_examples=_EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(inputs)
+    def search(octets: bytes) -> None:
+        run(octets)
+
+    made: Any = search
+    return lambda: made()
+
+
+@st.composite
+def _changed(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """One or two seeds, with up to five changes."""
+    octets = b"".join(draw(st.lists(st.sampled_from(seeds), min_size=1, max_size=2)))
+    pieces = st.one_of(st.binary(max_size=4), st.sampled_from(seeds).map(_line_of))
+    for _ in range(draw(st.integers(0, 5))):
+        at = draw(st.integers(0, len(octets)))
+        dropped = draw(st.integers(0, 8))
+        octets = octets[:at] + draw(pieces) + octets[at + dropped :]
+    return octets[:BYTES_MAX]
+
+
+def _line_of(seed: bytes) -> bytes:
+    return seed.partition(b"\n")[0][-20:] + b"\n"
+
+
+ENGINES = {"atheris": with_atheris, "hypothesis": with_hypothesis}

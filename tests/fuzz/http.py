@@ -1,0 +1,322 @@
+"""
+Target: requests, against h11, however they are cut.
+
+The octets are what a client sends. A site that serves everything shows what is read;
+the daemon's own tree, with a deliverer that records, shows what becomes of posts.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from attrs import frozen
+from twisted.internet.task import Clock
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from logiss import stamp
+from logiss.answers import NOT_FOUND, OK
+from logiss.channel import ChannelSite, Deadlines
+from tests import frames_oracle
+from tests.front import PEER, Front
+from tests.fuzz import h11_oracle
+from tests.fuzz.h11_oracle import REWRITTEN, Answer, Request
+from tests.fuzz.pieces import chance_of, cut, singly
+from tests.test_channel import Wire
+
+BYTES_MAX = 8 * 1024
+MAX_BODY_BYTES = 2000
+DEADLINES = Deadlines(idle_seconds=20, header_seconds=2, body_seconds=4)
+LATE_SECONDS = 5
+
+_Fields: TypeAlias = dict[bytes, list[bytes]]
+
+
+def check(octets: bytes) -> None:
+    """
+    @raise Exception: a request is served that h11 reads otherwise or not at all, it
+        depends on how the octets are cut, an answer is no HTTP, an answer is not true
+        of what was delivered, or something stays behind.
+    """
+    octets = octets[:BYTES_MAX]
+    read_by_h11 = list(h11_oracle.requests(octets))
+    _check_reading(octets, read_by_h11)
+    _check_posts(octets, read_by_h11)
+    _check_leaving(octets)
+
+
+@frozen
+class Outcome:
+    """
+    @ivar served: method, target, headers and body of each request that was served, or
+        was refused on its headers.
+    @ivar sent: what was answered.
+    @ivar is_closed: whether our side of the connection was ended.
+    @ivar payloads: what was delivered.
+    """
+
+    served: list[tuple[bytes, bytes, _Fields, bytes | None]]
+    sent: bytes
+    is_closed: bool
+    payloads: list[bytes]
+
+
+class _Recorder(Resource):
+    """Serves every request, and keeps what it was."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.served: list[tuple[bytes, bytes, _Fields, bytes | None]] = []
+
+    def render(self, request: IRequest) -> int:
+        lean: Any = request
+        self.served.append((lean.method, lean.uri, lean.fields, lean.content.read()))
+        # 2xx to CONNECT would be the beginning of a tunnel.
+        (NOT_FOUND if lean.method == b"CONNECT" else OK).write_to(lean)
+        return NOT_DONE_YET
+
+
+class _FrontSite(ChannelSite):
+    """The daemon's tree; keeps each request whose headers it was asked about."""
+
+    def __init__(self, front: Front, clock: Clock) -> None:
+        fixed = {b"/logs": front.logs, b"/logs/": front.logs}
+        super().__init__(
+            front.root,
+            clock,
+            MAX_BODY_BYTES,
+            fixed,
+            front.deliverer.delivery_level,
+            DEADLINES,
+        )
+        self.served: list[tuple[bytes, bytes, _Fields, bytes | None]] = []
+
+    def resource_for(self, request: Any) -> Any:
+        self.served.append((request.method, request.uri, request.fields, None))
+        return super().resource_for(request)
+
+
+class _Client:
+    """A connection to a site, whose kernel may take little at once."""
+
+    def __init__(self, site: ChannelSite, room: int | None = None) -> None:
+        self.site = site
+        site.doStart()
+        self.channel = site.buildProtocol(None)
+        self.wire = Wire()
+        self.wire.protocol = self.channel
+        self.wire.room = room
+        self.channel.makeConnection(self.wire)
+
+    def send(self, pieces: Iterable[bytes], after_each: Callable[[], None]) -> None:
+        for piece in pieces:
+            if not self.wire.connected:
+                break
+            self.channel.dataReceived(piece)
+            after_each()
+
+    def leave(self) -> None:
+        """The client is gone: nothing may stay behind."""
+        clock: Any = self.site.clock
+        self.wire.lose()
+        assert self.site.channels == set(), "the site has kept the channel"
+        calls = clock.getDelayedCalls()
+        assert len(calls) == 1, f"behind the connection: {calls}"
+        self.site.doStop()
+        assert clock.getDelayedCalls() == [], "the site has kept a timer"
+
+
+def _nothing() -> None:
+    """What is done after a piece, when nothing is."""
+
+
+# what is read
+
+
+def _check_reading(octets: bytes, read_by_h11: list[Request]) -> None:
+    whole = _read([octets])
+    _compare(whole.served, read_by_h11)
+    methods = [method for method, _, _, _ in whole.served]
+    _check_answers(whole, methods)
+    _same(whole, _read(cut(octets, chance_of(octets))), "in pieces")
+    _same(whole, _read(singly(octets)), "octet by octet")
+
+
+def _read(pieces: Iterable[bytes]) -> Outcome:
+    recorder = _Recorder()
+    client = _Client(ChannelSite(recorder, Clock(), MAX_BODY_BYTES, fixed={}))
+    client.send(pieces, _nothing)
+    outcome = Outcome(recorder.served, client.wire.sent, client.wire.is_closed, [])
+    client.leave()
+    return outcome
+
+
+def _same(one: Outcome, other: Outcome, how: str) -> None:
+    assert one == other, f"{how} it is something else: {one} {other}"
+
+
+def _compare(
+    served: list[tuple[bytes, bytes, _Fields, bytes | None]],
+    read_by_h11: list[Request],
+) -> None:
+    assert len(served) <= len(read_by_h11), f"h11 does not read {served[-1]}"
+    for (method, target, fields, body), request in zip(
+        served, read_by_h11, strict=False
+    ):
+        assert (method, target) == (request.method, request.target)
+        assert _comparable(fields) == _comparable(request.fields)
+        if body is not None:
+            assert body == request.body, f"h11 reads {request.body!r}, not {body!r}"
+
+
+def _comparable(fields: _Fields) -> _Fields:
+    # What asks for another protocol is served as if it had not.
+    return {
+        name: values
+        for name, values in fields.items()
+        if name not in (*REWRITTEN, b"upgrade")
+    }
+
+
+def _check_answers(outcome: Outcome, methods: list[bytes]) -> list[Answer]:
+    """
+    @return: the answers in full. Each request has one, in order; what is no request
+        may have another, and is the end.
+    """
+    found = list(h11_oracle.answers(outcome.sent, methods))
+    answers = [answer for answer in found if answer.code != 100]
+    for answer in answers:
+        assert answer.code != 500, f"an error of our own: {answer}"
+        assert b"logiss" in answer.fields[b"server"]
+    return answers
+
+
+# what becomes of posts
+
+
+def _check_posts(octets: bytes, read_by_h11: list[Request]) -> None:
+    whole = _posted([octets], None, _at_once)
+    _compare(whole.served, read_by_h11)
+    answers = _check_answers(whole, [method for method, _, _, _ in whole.served])
+    assert whole.payloads == list(_payloads_due(read_by_h11, whole, answers))
+    chance = chance_of(octets)
+    _same(whole, _posted(cut(octets, chance), None, _at_once), "in pieces")
+    _same(whole, _posted(singly(octets), chance.randrange(99), _at_once), "singly")
+    later = _posted(cut(octets, chance), chance.randrange(300), _in_the_end)
+    # Whoever has sent its body before we could say "go on" is not told to.
+    _same(_without_100(whole), _without_100(later), "delivered later")
+
+
+def _without_100(outcome: Outcome) -> Outcome:
+    sent = outcome.sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    return Outcome(outcome.served, sent, outcome.is_closed, outcome.payloads)
+
+
+_Deliveries: TypeAlias = Callable[[Front], Callable[[], None]]
+
+
+def _at_once(front: Front) -> Callable[[], None]:
+    return _nothing
+
+
+def _in_the_end(front: Front) -> Callable[[], None]:
+    """Deliveries take until the client has sent everything."""
+    front.deliverer.at_once = False
+    return _nothing
+
+
+def _posted(
+    pieces: Iterable[bytes], room: int | None, deliveries: _Deliveries
+) -> Outcome:
+    clock = Clock()
+    front = Front(clock, max_body_bytes=MAX_BODY_BYTES)
+    site = _FrontSite(front, clock)
+    client = _Client(site, room)
+    client.send(pieces, deliveries(front))
+    for waiter in front.deliverer.waiters:
+        if not waiter.called:
+            waiter.callback(None)
+    client.wire.flush_all()
+    outcome = Outcome(
+        site.served,
+        client.wire.sent,
+        client.wire.is_closed,
+        [payload.octets for payload in front.deliverer.payloads],
+    )
+    client.leave()
+    _check_empty(front)
+    return outcome
+
+
+def _check_empty(front: Front) -> None:
+    assert front.logs.budget.reserved_bytes == 0, "bytes are reserved for nobody"
+    assert front.drain.inside == 0, "a post has not left"
+
+
+def _payloads_due(
+    read_by_h11: list[Request], whole: Outcome, answers: list[Answer]
+) -> Iterator[bytes]:
+    """What must be delivered, of what was answered 200 to a post and of no more."""
+    served = len(whole.served)
+    is_half = served > 0 and read_by_h11[served - 1].body is None
+    # What is no request may have an answer as well.
+    assert served - is_half <= len(answers) <= served + 1, (served, answers)
+    for request, answer in zip(read_by_h11, answers, strict=False):
+        if request.method != b"POST" or not _is_for_logs(request.target):
+            continue
+        if answer.code != 200 or b"logiss-duplicate" in answer.fields:
+            continue
+        assert request.body is not None, "200 to half a body"
+        if octets := _due(request, request.body):
+            yield octets
+
+
+def _is_for_logs(target: bytes) -> bool:
+    path = target.partition(b"?")[0]
+    segments = [unquote_to_bytes(segment) for segment in path.split(b"/")]
+    return path[:1] == b"/" and segments[1:] in ([b"logs"], [b"logs", b""])
+
+
+def _due(request: Request, body: bytes) -> bytes:
+    encoding = b",".join(request.fields.get(b"content-encoding", ()))
+    if encoding.strip().lower() == b"gzip" and body:
+        body = _inflated(body)
+    # As the documents say: several addresses are kept as they came.
+    addresses = request.fields.get(b"x-forwarded-for", [])
+    address = b", ".join(addresses) if any(addresses) else PEER.encode()
+    tokens = request.fields.get(b"logplex-drain-token", [b""])
+    return frames_oracle.rewrite(body, stamp.origin(address), tokens[0], False).octets
+
+
+def _inflated(body: bytes) -> bytes:
+    out = b""
+    while body := body.lstrip(b"\0"):
+        member = zlib.decompressobj(31)
+        out += member.decompress(body)
+        assert member.eof, "200 to half a member"
+        body = member.unused_data
+    return out
+
+
+# what stays behind
+
+
+def _check_leaving(octets: bytes) -> None:
+    """The client goes anywhere in the middle, at once or after being silent."""
+    chance = chance_of(octets)
+    begun = octets[: chance.randrange(len(octets) + 1)]
+    clock = Clock()
+    front = Front(clock, max_body_bytes=MAX_BODY_BYTES)
+    front.deliverer.at_once = False
+    client = _Client(_FrontSite(front, clock), chance.choice((None, 0, 40)))
+    client.send(cut(begun, chance), _nothing)
+    if chance.randrange(2):
+        clock.pump([1.0] * LATE_SECONDS)
+    client.leave()
+    waiting = [w for w in front.deliverer.waiters if not w.called]
+    assert waiting == [], "a delivery is waited for by nobody"
+    _check_empty(front)
