@@ -52,6 +52,11 @@ TARGETS = {
     target.name: target
     for target in (
         # It has the most to read, and takes the longest for it.
-        Target("http", "http", share=4),
+        Target("http", "http", share=5),
+        Target("body", "body", share=2),
+        Target("gzip", "gzipped"),
+        Target("relp", "relp", share=2),
+        Target("basic", "basic"),
+        Target("stamp", "stamped"),
     )
 }
