@@ -7,7 +7,9 @@ too much memory. The octets are then in the folder of findings.
 """
 
 import faulthandler
+import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -76,22 +78,31 @@ def with_hypothesis(assignment: Assignment) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     tried = b""
 
+    def keep(kind: str) -> None:
+        name = f"{target.name}-{kind}-{sha256(tried).hexdigest()[:16]}"
+        (assignment.findings / name).write_bytes(tried)
+
+    def hung(number: int, frame: Any) -> None:
+        keep("timeout")
+        faulthandler.dump_traceback()
+        os._exit(FOUND)
+
     def run(octets: bytes) -> None:
         nonlocal tried
         tried = octets
-        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        signal.alarm(HANG_SECONDS)
         check(octets)
-        faulthandler.cancel_dump_traceback_later()
 
+    signal.signal(signal.SIGALRM, hung)
     search = _search(_changed([seed for _, seed in target.seeds()]), run)
     end = time.monotonic() + assignment.seconds
     try:
         while time.monotonic() < end:
             search()
     except Exception:
-        name = sha256(tried).hexdigest()[:16]
-        (assignment.findings / f"{target.name}-crash-{name}").write_bytes(tried)
+        keep("crash")
         raise
+    signal.alarm(0)
     assignment.report(check.runs)
 
 
