@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -19,6 +21,7 @@ from twisted.web.server import NOT_DONE_YET
 from logiss import stamp
 from logiss.answers import NOT_FOUND, OK
 from logiss.channel import ChannelSite, Deadlines
+from logiss.pool import NotDelivered
 from tests import frames_oracle
 from tests.front import PEER, Front
 from tests.fuzz import h11_oracle
@@ -138,12 +141,10 @@ class _Client:
         self.wire.room = room
         self.channel.makeConnection(self.wire)
 
-    def send(self, pieces: Iterable[bytes], after_each: Callable[[], None]) -> None:
+    def send(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
-            if not self.wire.connected:
-                break
-            self.channel.dataReceived(piece)
-            after_each()
+            if self.wire.connected:
+                self.channel.dataReceived(piece)
 
     def leave(self) -> None:
         """The client is gone: nothing may stay behind."""
@@ -154,10 +155,6 @@ class _Client:
         assert len(calls) == 1, f"behind the connection: {calls}"
         self.site.doStop()
         assert clock.getDelayedCalls() == [], "the site has kept a timer"
-
-
-def _nothing() -> None:
-    """What is done after a piece, when nothing is."""
 
 
 # what is read
@@ -174,7 +171,7 @@ def _check_reading(octets: bytes, read_by_h11: list[Request]) -> None:
 def _read(pieces: Iterable[bytes]) -> Outcome:
     recorder = _Recorder()
     client = _Client(ChannelSite(recorder, Clock(), MAX_BODY_BYTES, fixed={}))
-    client.send(pieces, _nothing)
+    client.send(pieces)
     outcome = Outcome(recorder.served, client.wire.sent, client.wire.is_closed, [])
     client.leave()
     return outcome
@@ -233,15 +230,16 @@ def _check_answers(outcome: Outcome, served: list[Served]) -> list[Answer]:
 
 
 def _check_posts(octets: bytes, read_by_h11: list[Request]) -> None:
-    whole = _posted([octets], None, _at_once)
+    whole = _posted([octets])
     _compare(whole.served, read_by_h11)
     answers = _check_answers(whole, whole.served)
     assert whole.payloads == list(_payloads_due(read_by_h11, whole, answers))
     chance = chance_of(octets)
-    _same(whole, _posted(cut(octets, chance), None, _at_once), "in pieces")
-    _same(whole, _posted(singly(octets), chance.randrange(99), _at_once), "singly")
-    later = _posted(cut(octets, chance), chance.randrange(300), _in_the_end)
+    _same(whole, _posted(cut(octets, chance)), "in pieces")
+    _same(whole, _posted(singly(octets), chance.randrange(99)), "octet by octet")
+    later = _posted(cut(octets, chance), chance.randrange(300), _delivered)
     _check_later(whole, answers, later)
+    _check_never(whole, _posted(cut(octets, chance), None, _not_delivered))
 
 
 def _check_later(whole: Outcome, answers: list[Answer], later: Outcome) -> None:
@@ -261,30 +259,40 @@ def _check_later(whole: Outcome, answers: list[Answer], later: Outcome) -> None:
         assert one == other or (is_last and min(one.code, other.code) >= 400)
 
 
-_Deliveries: TypeAlias = Callable[[Front], Callable[[], None]]
+def _check_never(whole: Outcome, never: Outcome) -> None:
+    """Each delivery that fails is answered so, and nothing else changes its answer."""
+    answers = _check_answers(never, whole.served)
+    failed = [answer for answer in answers if answer.code == 504]
+    assert len(failed) == len(never.payloads) >= len(whole.payloads), (whole, never)
 
 
-def _at_once(front: Front) -> Callable[[], None]:
-    return _nothing
+def _delivered(waiter: Deferred[None]) -> None:
+    waiter.callback(None)
 
 
-def _in_the_end(front: Front) -> Callable[[], None]:
-    """Deliveries take until the client has sent everything."""
-    front.deliverer.at_once = False
-    return _nothing
+def _not_delivered(waiter: Deferred[None]) -> None:
+    waiter.errback(Failure(NotDelivered("no backend")))
 
 
 def _posted(
-    pieces: Iterable[bytes], room: int | None, deliveries: _Deliveries
+    pieces: Iterable[bytes],
+    room: int | None = None,
+    end: Callable[[Deferred[None]], None] | None = None,
 ) -> Outcome:
+    """
+    @param end: ends each delivery when the client has sent everything; by default they
+        are delivered at once.
+    """
     clock = Clock()
     front = Front(clock, max_body_bytes=MAX_BODY_BYTES)
+    front.deliverer.at_once = end is None
     site = _FrontSite(front, clock)
     client = _Client(site, room)
-    client.send(pieces, deliveries(front))
-    for waiter in front.deliverer.waiters:
-        if not waiter.called:
-            waiter.callback(None)
+    client.send(pieces)
+    if end is not None:
+        # Each may be followed by another.
+        for waiter in front.deliverer.waiters:
+            end(waiter)
     client.wire.flush_all()
     outcome = Outcome(
         site.served,
@@ -358,7 +366,7 @@ def _check_leaving(octets: bytes) -> None:
     front = Front(clock, max_body_bytes=MAX_BODY_BYTES)
     front.deliverer.at_once = False
     client = _Client(_FrontSite(front, clock), chance.choice((None, 0, 40)))
-    client.send(cut(begun, chance), _nothing)
+    client.send(cut(begun, chance))
     if chance.randrange(2):
         clock.pump([1.0] * LATE_SECONDS)
     client.leave()
