@@ -7,6 +7,7 @@ the daemon's own tree, with a deliverer that records, shows what becomes of post
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -18,7 +19,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from logiss import stamp
+from logiss import channel, stamp
 from logiss.answers import NOT_FOUND, OK
 from logiss.channel import ChannelSite, Deadlines
 from logiss.pool import NotDelivered
@@ -33,6 +34,9 @@ BYTES_MAX = 8 * 1024
 MAX_BODY_BYTES = 2000
 DEADLINES = Deadlines(idle_seconds=20, header_seconds=2, body_seconds=4)
 LATE_SECONDS = 5
+#: So little that inputs of the usual size meet them.
+READ_AHEAD_BYTES = 300
+BUFFER_BYTES = 500
 
 _Fields: TypeAlias = dict[bytes, list[bytes]]
 
@@ -129,6 +133,17 @@ class _FrontSite(ChannelSite):
         return super().resource_for(request)
 
 
+class _NarrowWire(Wire):
+    """A connection that soon says when its client reads too slowly."""
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        producer: Any = self.producer
+        if len(self.buffered) > BUFFER_BYTES and producer and self.streaming:
+            self.is_producer_paused = True
+            producer.pauseProducing()
+
+
 class _Client:
     """A connection to a site, whose kernel may take little at once."""
 
@@ -136,15 +151,27 @@ class _Client:
         self.site = site
         site.doStart()
         self.channel = site.buildProtocol(None)
-        self.wire = Wire()
+        self.wire = _NarrowWire()
         self.wire.protocol = self.channel
         self.wire.room = room
         self.channel.makeConnection(self.wire)
 
-    def send(self, pieces: Iterable[bytes]) -> None:
+    def send(self, pieces: Iterable[bytes], happens: Callable[[], bool]) -> None:
+        """
+        @param happens: lets something go on that reading may have paused for; says
+            whether there was anything.
+        """
         for piece in pieces:
+            while not self.wire.is_reading and not self.wire.is_closed:
+                assert happens(), "reading has paused for ever"
             if self.wire.connected:
                 self.channel.dataReceived(piece)
+
+    def flush(self) -> bool:
+        """The kernel takes what waits for it, if anything does."""
+        waits = self.wire.is_writing
+        self.wire.flush()
+        return waits
 
     def leave(self) -> None:
         """The client is gone: nothing may stay behind."""
@@ -171,7 +198,7 @@ def _check_reading(octets: bytes, read_by_h11: list[Request]) -> None:
 def _read(pieces: Iterable[bytes]) -> Outcome:
     recorder = _Recorder()
     client = _Client(ChannelSite(recorder, Clock(), MAX_BODY_BYTES, fixed={}))
-    client.send(pieces)
+    client.send(pieces, client.flush)
     outcome = Outcome(recorder.served, client.wire.sent, client.wire.is_closed, [])
     client.leave()
     return outcome
@@ -274,13 +301,24 @@ def _not_delivered(waiter: Deferred[None]) -> None:
     waiter.errback(Failure(NotDelivered("no backend")))
 
 
+@contextmanager
+def _little_read_ahead() -> Iterator[None]:
+    """Reading pauses behind much less than it usually does."""
+    usual = channel.READ_AHEAD_BYTES
+    channel.READ_AHEAD_BYTES = READ_AHEAD_BYTES
+    try:
+        yield
+    finally:
+        channel.READ_AHEAD_BYTES = usual
+
+
 def _posted(
     pieces: Iterable[bytes],
     room: int | None = None,
     end: Callable[[Deferred[None]], None] | None = None,
 ) -> Outcome:
     """
-    @param end: ends each delivery when the client has sent everything; by default they
+    @param end: ends each delivery, when nothing else is left to happen; by default they
         are delivered at once.
     """
     clock = Clock()
@@ -288,12 +326,18 @@ def _posted(
     front.deliverer.at_once = end is None
     site = _FrontSite(front, clock)
     client = _Client(site, room)
-    client.send(pieces)
-    if end is not None:
-        # Each may be followed by another.
+
+    def happens() -> bool:
         for waiter in front.deliverer.waiters:
-            end(waiter)
-    client.wire.flush_all()
+            if not waiter.called:
+                (end or _delivered)(waiter)
+                return True
+        return client.flush()
+
+    with _little_read_ahead():
+        client.send(pieces, happens)
+        while happens():
+            pass
     outcome = Outcome(
         site.served,
         client.wire.sent,
@@ -366,7 +410,8 @@ def _check_leaving(octets: bytes) -> None:
     front = Front(clock, max_body_bytes=MAX_BODY_BYTES)
     front.deliverer.at_once = False
     client = _Client(_FrontSite(front, clock), chance.choice((None, 0, 40)))
-    client.send(cut(begun, chance))
+    # It does not care whether it is read from.
+    client.send(cut(begun, chance), lambda: False)
     if chance.randrange(2):
         clock.pump([1.0] * LATE_SECONDS)
     client.leave()
