@@ -7,12 +7,13 @@ line's end, a Content-Length that is repeated with the same value, white space b
 chunk's size, a Content-Length beside a chunked body, and as many requests behind each
 other as there are.
 
-It is stricter in what stands in front of a request line. RFC 9112 section 2.2 has
-servers ignore an empty line there, and lets them end a line with LF alone; llhttp
-passes over any number of CR and LF. No octet of a request is among them, so h11 is
-given the request without.
+It is stricter in two things that no request is made of, and is given requests without
+them. In front of a request line RFC 9112 section 2.2 has servers ignore an empty line,
+and lets them end a line with LF alone; llhttp passes over any number of CR and LF.
+Inside of it section 3 lets them pass over more spaces than one; llhttp does.
 """
 
+import re
 from collections.abc import Iterator
 
 import h11
@@ -50,7 +51,7 @@ def requests(octets: bytes) -> Iterator[Request]:
     """The requests in `octets`, until h11 refuses one or it is not whole."""
     while octets:
         connection = h11.Connection(h11.SERVER)
-        connection.receive_data(octets.lstrip(b"\r\n"))
+        connection.receive_data(_as_h11_takes_it(octets))
         try:
             request = _request(connection)
         except h11.RemoteProtocolError:
@@ -61,6 +62,11 @@ def requests(octets: bytes) -> Iterator[Request]:
         if not request.is_followed:
             return
         octets = connection.trailing_data[0]
+
+
+def _as_h11_takes_it(octets: bytes) -> bytes:
+    line, end, rest = octets.lstrip(b"\r\n").partition(b"\n")
+    return re.sub(b" +", b" ", line) + end + rest
 
 
 def _request(connection: h11.Connection) -> Request | None:
