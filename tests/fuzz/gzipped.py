@@ -9,6 +9,7 @@ has readers refuse, and a header's own checksum. zlib looks at both.
 """
 
 import gzip
+import re
 import zlib
 
 from attrs import evolve
@@ -97,5 +98,5 @@ def _members(octets: bytes) -> int:
 
 def _has_unread_flags(octets: bytes) -> bool:
     """Whether any member may have them, wherever it begins."""
-    starts = octets.split(b"\x1f\x8b\x08")[1:]
-    return any(start[:1] and start[0] & _FHCRC_OR_RESERVED for start in starts)
+    flags = re.findall(rb"(?=\x1f\x8b\x08(.))", octets, re.DOTALL)
+    return any(flag[0] & _FHCRC_OR_RESERVED for flag in flags)
