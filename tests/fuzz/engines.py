@@ -14,15 +14,16 @@ import sys
 import time
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import define, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.growth import Watched
-from tests.fuzz.targets import Target
+from tests.fuzz.growth import RUNS, Watched
+from tests.fuzz.targets import Check, Target
 
 BYTES_MAX = 4096
 #: Of one input, on a machine that others use too. The slowest takes a fiftieth.
@@ -43,9 +44,6 @@ class Assignment:
     seconds: float
     kept: Path
     findings: Path
-
-    def report(self, runs: int) -> None:
-        print(f"{runs} runs", flush=True)
 
 
 def with_atheris(assignment: Assignment) -> None:
@@ -73,42 +71,64 @@ def with_atheris(assignment: Assignment) -> None:
 def with_hypothesis(assignment: Assignment) -> None:
     """Seeds with changes anywhere, and octets made of words."""
     target = assignment.target
-    check = Watched(target.load())
+    runs = _Runs(assignment, target.load())
     limit = MEMORY_MIB * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    tried = b""
-
-    def keep(kind: str) -> None:
-        name = f"{target.name}-{kind}-{sha256(tried).hexdigest()[:16]}"
-        (assignment.findings / name).write_bytes(tried)
-
-    def hung(number: int, frame: Any) -> None:
-        keep("timeout")
-        faulthandler.dump_traceback()
-        os._exit(FOUND)
-
-    def run(octets: bytes) -> None:
-        nonlocal tried
-        tried = octets
-        signal.alarm(HANG_SECONDS)
-        check(octets)
-
-    signal.signal(signal.SIGALRM, hung)
-    search = _search(_changed([seed for _, seed in target.seeds()]), run)
+    signal.signal(signal.SIGALRM, runs.hung)
+    seeds = [seed for _, seed in target.seeds()]
+    search = _search(_changed(seeds), runs)
     end = time.monotonic() + assignment.seconds
     try:
         while time.monotonic() < end:
             search()
+        _watch(runs, seeds)
     except Exception:
-        keep("crash")
+        runs.keep("crash")
         raise
     signal.alarm(0)
-    assignment.report(check.runs)
+    print(f"{runs.count} runs", flush=True)
 
 
-def _search(
-    inputs: st.SearchStrategy[bytes], run: Callable[[bytes], None]
-) -> Callable[[], None]:
+@define
+class _Runs:
+    """
+    A target that is told of hangs.
+
+    @ivar tried: the octets that it is at.
+    @ivar count: how many it was given.
+    """
+
+    assignment: Assignment
+    check: Check
+    tried: bytes = b""
+    count: int = 0
+
+    def __call__(self, octets: bytes) -> None:
+        self.tried = octets
+        self.count += 1
+        signal.alarm(HANG_SECONDS)
+        self.check(octets)
+
+    def keep(self, kind: str) -> None:
+        name = f"{self.assignment.target.name}-{kind}"
+        digest = sha256(self.tried).hexdigest()[:16]
+        (self.assignment.findings / f"{name}-{digest}").write_bytes(self.tried)
+
+    def hung(self, number: int, frame: Any) -> None:
+        """For SIGALRM."""
+        self.keep("timeout")
+        faulthandler.dump_traceback()
+        os._exit(FOUND)
+
+
+def _watch(check: Check, seeds: list[bytes]) -> None:
+    """Whether it grows with the corpus alone: hypothesis grows itself."""
+    watched = Watched(check)
+    for octets in islice(cycle(seeds), 3 * RUNS):
+        watched(octets)
+
+
+def _search(inputs: st.SearchStrategy[bytes], check: Check) -> Callable[[], None]:
     @settings(
         max_examples=_EXAMPLES,
         deadline=None,
@@ -117,7 +137,7 @@ def _search(
     )
     @given(inputs)
     def search(octets: bytes) -> None:
-        run(octets)
+        check(octets)
 
     made: Any = search
     return lambda: made()
