@@ -317,6 +317,24 @@ def split(bytes octets not None):
     return messages
 
 
+def tail(bytes octets not None, Py_ssize_t size):
+    """As `logiss.frames.tail`."""
+    cdef const char *at = PyBytes_AS_STRING(octets)
+    cdef const char *end = at + PyBytes_GET_SIZE(octets)
+    cdef const char *first = at
+    cdef const char *start
+    cdef Py_ssize_t length
+    while at < end and end - at >= size:
+        first = at
+        start = behind_msg_len(at, end, &length)
+        if start == NULL or end - start < length:
+            return octets
+        at = start + length
+    if end - at >= size:
+        first = at
+    return first[: end - first]
+
+
 cdef inline Py_ssize_t end_of_frame(
     const char *octets, Py_ssize_t at, Py_ssize_t size
 ) noexcept nogil:

@@ -96,21 +96,30 @@ def name_level(request: Request, level: str | None) -> None:
         request.setHeader(DELIVERY, level.encode())
 
 
-class IRefusesEarly(Interface):
+class IReadsEarly(Interface):
     """
-    A Resource that may know what to answer before a request is read to its end.
+    A Resource that may know what to answer before a request is read to its end, and
+    reads the body as it arrives.
 
     A channel that can asks it; it is not asked to render what it has refused.
     """
 
     def refusal(request: Request) -> Answer | None:
         """
-        What to answer to `request` on its headers alone, or None to be asked to
-        render it.
+        What to answer to `request` on its headers alone, or None to be given its
+        body, and to be asked to render it.
         """
 
-    def body_too_large(request: Request) -> Answer:
-        """What to answer now that the body of `request` has passed its limit."""
+    def take(request: Request, octets: bytes) -> Answer | None:
+        """
+        Take more of the body of `request`: ``add_chunk`` keeps it for ``body``. When
+        there is no room for more, `request` is told to ``pause_reading``.
+
+        @return: what to answer now; nothing more of it will be given.
+        """
+
+    def abandoned(request: Request) -> None:
+        """Of the body of `request` nothing more will come."""
 
 
 OK = Answer(http.OK)
@@ -134,6 +143,9 @@ WRONG_ENCODING = Answer(
 NO_BACKEND = Answer(http.SERVICE_UNAVAILABLE, "No backend connection is usable")
 BAD_REQUEST = Answer(http.BAD_REQUEST, "Malformed HTTP request", closes=True)
 INTERNAL_ERROR = Answer(http.INTERNAL_SERVER_ERROR, "Internal error", closes=True)
+LENGTH_REQUIRED = Answer(
+    http.LENGTH_REQUIRED, "Content-Length is required on HTTP/1.0", closes=True
+)
 METHOD_UNKNOWN = Answer(http.NOT_IMPLEMENTED, "Unknown method", closes=True)
 BODY_TOO_LARGE = Answer(http.REQUEST_ENTITY_TOO_LARGE, "Body too large", closes=True)
 URI_TOO_LONG = Answer(http.REQUEST_URI_TOO_LONG, "Request line too long", closes=True)

@@ -4,8 +4,12 @@ A fast HTTP/1.1 channel (llhttp) that serves twisted.web Resources.
 llhttp, through httptools, finds the parts of a request; here they become a
 `LeanRequest`, served in the order of the requests, one at a time, and a complete
 answer goes straight to the socket. A Resource that can refuse a request on its
-headers alone (`IRefusesEarly`) is asked before the body is read; the body of a
-refused request is read past, not kept.
+headers alone (`IReadsEarly`) is asked before the body is read, and is given the body as
+it arrives; the body of a refused request is read past, not kept.
+
+llhttp is fed in steps that end where a head or a body does, so that nothing behind a
+request is looked at before that one is answered: a read of thousands of requests is
+kept as the bytes that it is. Chunks are taken apart by `logiss.chunked`.
 
 What this channel leaves to twisted.web's `Request`: everything that does not happen
 on the way of a POST.
@@ -14,17 +18,17 @@ The states of a connection, by what `_incoming` (being read) and `_serving` (bei
 answered) are::
 
     neither     idle: waits for a request, or for the idle timeout
-    incoming    headers or body are being read
-    serving     waits for the Resource; requests that were read ahead stand in
-                `_waiting`, further bytes in `_unread`, up to READ_AHEAD_BYTES
+    incoming    headers or body are being read; of a request that was refused meanwhile
+                the body is read past
+    serving     waits for the Resource; what comes meanwhile stands in `_unread`, up to
+                a limit
     closing     the last answer is written; what still comes is read past
 """
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
+from typing import Protocol as TypingProtocol
 
-from attrs import frozen
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from httptools.parser.errors import (
     HttpParserCallbackError,
@@ -37,14 +41,11 @@ from twisted.internet.interfaces import (
     ISSLTransport,
     ITCPTransport,
 )
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
-from twisted.web.resource import IResource, getChildForRequest
-from twisted.web.server import Site
+from twisted.web.resource import IResource
 
 from logiss.answers import (
     BAD_REQUEST,
@@ -52,114 +53,91 @@ from logiss.answers import (
     HEADERS_TOO_LARGE,
     INTERNAL_ERROR,
     METHOD_UNKNOWN,
-    OK,
     URI_TOO_LONG,
     Answer,
-    IRefusesEarly,
 )
+from logiss.budget import Budget
+from logiss.chunked import BadChunk, ChunkedBody
+from logiss.heads import by_name, is_malformed
+from logiss.limits import SLOW_START_SECONDS, ChannelLimits
 from logiss.requests import LeanRequest
 
-#: A keep-alive connection may be idle so long: logplex drains sit for 5 minutes.
-IDLE_SECONDS = 330
-#: How much of further requests is kept while one is served.
-READ_AHEAD_BYTES = 64 * 1024
-REQUEST_LINE_BYTES_MAX = 8 * 1024
-HEADER_BYTES_MAX = 16 * 1024
-HEADER_FIELDS_MAX = 100
-LENGTH_DIGITS_MAX = 18
-#: How long a body may come as slowly as it likes.
-SLOW_START_SECONDS = 2.0
 #: How long a client may go on sending what nobody reads any more, so that it gets
 #: to read its answer.
 LINGER_SECONDS = 2.0
 #: The same for one that reads slowly.
 LINGER_SLOW_SECONDS = 30.0
 
-_BEAT_SECONDS = 1.0
-_POLL_SECONDS = 0.02
+# Of the requests in one read so many are served in a turn of the reactor: a read may
+# hold thousands, and others wait for their turn.
+_SERVED_AT_ONCE = 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HEAD_END = b"\r\n\r\n"
 
 
-@frozen
-class Deadlines:
+class IServed(TypingProtocol):
     """
-    How long clients may take. A client that takes longer is cut off without an answer:
-    whoever sends logs tries a broken connection again, but throws away what a 4xx says
-    no to.
+    What a connection asks of the site that it belongs to.
 
-    @ivar idle_seconds: between two requests.
-    @ivar header_seconds: for a request's line and headers, from its first byte.
-    @ivar body_seconds: for its body.
-    @ivar body_bytes_per_second: what of the body has to come on average, once
-        `SLOW_START_SECONDS` are over; 0 is no matter how little.
+    @ivar channels: the connections there are.
+    @ivar date: for answers.
+    @ivar level: the delivery level that answers name, if it is known.
     """
 
-    idle_seconds: float = IDLE_SECONDS
-    header_seconds: float = 10.0
-    body_seconds: float = 30.0
-    body_bytes_per_second: int = 1024
+    budget: Budget
+    channels: "set[Channel]"
+    clock: IReactorTime
+    date: bytes
+    level: str | None
+    limits: ChannelLimits
 
-
-def _by_name(fields: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
-    """The values of each header, by its name in lower case."""
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        name = name.lower()
-        if name in values:
-            values[name].append(value)
-        else:
-            values[name] = [value]
-    return values
-
-
-def _is_malformed(version: str, fields: dict[bytes, list[bytes]]) -> bool:
-    """
-    Whether the head breaks a rule that llhttp lets pass (RFC 9112 sections 2.3, 3.2
-    and 6): it takes other versions, a Host missing or doubled, lengths of any number of
-    digits, and other codings in front of ``chunked`` or on HTTP/1.0.
-    """
-    if version not in ("1.1", "1.0"):
-        return True
-    if version == "1.1" and len(fields.get(b"host", ())) != 1:
-        return True
-    if len(fields.get(b"content-length", (b"",))[0]) > LENGTH_DIGITS_MAX:
-        return True
-    codings = fields.get(b"transfer-encoding")
-    return codings is not None and (
-        version != "1.1" or [coding.lower() for coding in codings] != [b"chunked"]
-    )
+    def joined(self, channel: "Channel") -> None: ...
+    def reads_early(self, resource: IResource) -> bool: ...
+    def resource_for(self, request: LeanRequest) -> IResource: ...
 
 
 class Channel(Protocol):
     """One connection of a client."""
 
-    factory: "ChannelSite"
+    factory: Any
     # TCP's or TLS's; what is asked of either has no common interface.
     transport: Any
     _log = Logger()
 
-    def __init__(self, site: "ChannelSite") -> None:
+    def __init__(self, site: IServed) -> None:
         self.site = site
         self._parser = HttpRequestParser(self)
+        # The head that is being read.
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_tail = b""
         self._uri = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._header_bytes = 0
-        self._in_headers = False
         self._upgrading = False
-        self._clogged: bool | None = None
+        # The body that is being read.
+        self._body_left = 0
+        self._chunked: ChunkedBody | None = None
         self._incoming: LeanRequest | None = None
+        self._complete: LeanRequest | None = None
+        # The request that is being answered, and what came behind it.
         self._serving: LeanRequest | None = None
-        self._waiting: deque[LeanRequest] = deque()
         self._unread: list[bytes] = []
         self._unread_bytes = 0
-        self._advancing = False
-        self._broken: Answer | None = None
-        self._closing: IDelayedCall | None = None
+        self._is_feeding = False
+        self._next_turn: IDelayedCall | None = None
         self._paused = False
+        self._waits_for_room = False
+        # Whether the client has still to read what was answered before; None where
+        # the transport has not been asked to say so.
+        self._clogged: bool | None = None
+        self._send: Callable[[bytes], int] | None = None
+        self._direct: Callable[[bytes], int] | None = None
+        self._registering = False
+        self._closing: IDelayedCall | None = None
+        self._is_open = True
         self.last_active = 0.0
         # When the client began with the headers or the body that it is at.
         self._began_at = 0.0
-        self._send: Callable[[bytes], int] | None = None
         self.peer: IAddress | None = None
 
     # the transport's side
@@ -169,72 +147,179 @@ class Channel(Protocol):
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             if not ISSLTransport.providedBy(transport):
-                self._send = cast(Any, transport).getHandle().send
+                self._send = self._direct = cast(Any, transport).getHandle().send
         self.peer = transport.getPeer()
         self.last_active = self.site.clock.seconds()
-        self.site.channels.add(self)
+        self.site.joined(self)
 
     def dataReceived(self, data: bytes) -> None:
         self.last_active = self.site.clock.seconds()
-        if self._closing is not None or self._broken is not None:
+        if not self._is_open:
             return
-        if self._serving is not None or self._clogged:
+        if self._serving is not None or self._clogged or self._unread:
             self._keep_unread(data)
         else:
             self._feed(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.discard(self)
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
-        requests = [self._serving, *self._waiting, self._incoming]
-        self._serving = self._incoming = None
-        self._waiting.clear()
-        self._unread.clear()
-        self._send = None
+        self._is_open = False
+        for call in (self._closing, self._next_turn):
+            if call is not None and call.active():
+                call.cancel()
+        incoming, self._incoming = self._incoming, None
+        serving, self._serving = self._serving, None
+        self._complete = None
+        self._take_unread()
+        self._send = self._direct = None
         # It holds our callbacks, and so us.
         del self._parser
-        for request in dict.fromkeys(r for r in requests if r is not None):
-            if request.channel is not None:
-                request.connectionLost(reason)
+        if incoming is not None and not incoming.finished:
+            incoming.abandon()
+            incoming.connectionLost(reason)
+        if serving is not None and serving.channel is not None:
+            serving.connectionLost(reason)
 
     def _keep_unread(self, data: bytes) -> None:
         self._unread.append(data)
         self._unread_bytes += len(data)
-        if self._unread_bytes > READ_AHEAD_BYTES and not self._paused:
+        site = self.site
+        site.budget.hold(len(data))
+        if not self._paused and (
+            self._clogged
+            or site.budget.is_tight
+            or self._unread_bytes > site.limits.read_ahead_bytes
+        ):
+            self._pause()
+
+    def _take_unread(self) -> bytes:
+        data = b"".join(self._unread)
+        self._unread.clear()
+        self.site.budget.release(self._unread_bytes)
+        self._unread_bytes = 0
+        return data
+
+    def _pause(self) -> None:
+        if not self._paused:
             self._paused = True
             self.transport.pauseProducing()
 
-    def _feed(self, data: bytes) -> None:
-        rest: bytes | None = data
-        while rest is not None:
-            rest = self._parse(rest)
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
 
-    def _parse(self, data: bytes) -> bytes | None:
-        """Have llhttp read `data`; what is to be read then, if anything."""
-        self._header_bytes += len(data)
+    def read_at_most(self, size: int) -> None:
+        """Have the reactor read `size` bytes at once from this client."""
+        transport = self.transport
+        while (below := getattr(transport, "transport", None)) is not None:
+            transport = below
+        transport.bufferSize = size
+
+    # from bytes to requests
+
+    def _feed(self, data: bytes) -> None:
+        """Read `data` until a request has to be waited for; keep the rest."""
+        at, end, heads = 0, len(data), 0
+        self._is_feeding = True
         try:
-            self._parser.feed_data(data)
-            # A field is gathered until it is whole, however long it is; also one
-            # behind a chunked body.
-            if self._header_bytes > HEADER_BYTES_MAX and (
-                self._in_headers or self._incoming is not None
-            ):
-                self._break(HEADERS_TOO_LARGE)
-        except HttpParserUpgrade as e:
+            while at < end and self._is_open:
+                if self._serving is not None or self._clogged:
+                    self._keep_unread(data[at:])
+                    return
+                if heads == _SERVED_AT_ONCE and not self._incoming:
+                    self._keep_unread(data[at:])
+                    self._next_turn = self.site.clock.callLater(0, self._go_on)
+                    return
+                if self._chunked is not None:
+                    at = self._read_chunks(self._chunked, data, at)
+                elif self._body_left:
+                    at = self._read_body(data, at)
+                else:
+                    heads += 1
+                    at = self._read_head(data, at)
+                complete, self._complete = self._complete, None
+                if complete is not None and self._is_open:
+                    self._serve(complete)
+        finally:
+            self._is_feeding = False
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        """Read as far as the head goes, so that what follows it can be bounded."""
+        stop = self._end_of_head(data, at)
+        head = data if at == 0 and stop == len(data) else data[at:stop]
+        if not self._in_head:
+            self._head_bytes = 0
+        self._head_bytes += len(head)
+        self._head_tail = head[-3:]
+        self._parse(head)
+        if self._in_head and self._head_bytes > self.site.limits.head.line_bytes:
+            self._check_unfinished_head()
+        return stop
+
+    def _end_of_head(self, data: bytes, at: int) -> int:
+        """The index behind the head that is read, or behind all of `data`."""
+        if self._in_head:
+            # Its end may have begun in what was read before.
+            tail = self._head_tail
+            found = (tail + data[at : at + 3]).find(_HEAD_END)
+            if found >= 0:
+                return at + found + len(_HEAD_END) - len(tail)
+        found = data.find(_HEAD_END, at)
+        return found + len(_HEAD_END) if found >= 0 else len(data)
+
+    def _check_unfinished_head(self) -> None:
+        limits, method = self.site.limits.head, self._parser.get_method()
+        if limits.is_line_too_long(method, self._uri):
+            self._refuse_bytes(URI_TOO_LONG)
+        elif limits.are_fields_too_large(method, self._uri, self._head_bytes, 0):
+            self._refuse_bytes(HEADERS_TOO_LARGE)
+
+    def _read_body(self, data: bytes, at: int) -> int:
+        stop = min(at + self._body_left, len(data))
+        self._body_left -= stop - at
+        self._parse(memoryview(data)[at:stop])
+        return stop
+
+    def _read_chunks(self, chunked: ChunkedBody, data: bytes, at: int) -> int:
+        try:
+            octets, at = chunked.feed(data, at)
+            if octets:
+                self.on_body(octets)
+        except BadChunk:
+            self._refuse_bytes(BAD_REQUEST)
+            return len(data)
+        except Exception:
+            self._fail(Failure())
+        if chunked.is_over and self._is_open:
+            self._chunked = None
+            # llhttp has seen none of the chunks; it knows what trailers are.
+            self._parse(b"0\r\n" + chunked.trailers)
+        return at
+
+    def _parse(self, octets: bytes | memoryview) -> None:
+        """Have llhttp read `octets`."""
+        try:
+            self._parser.feed_data(octets)
+        except HttpParserUpgrade:
             if self._upgrading:
-                return self._without_upgrade() + data[e.args[0] :]
-            # CONNECT: what follows it is not understood.
-            self._no_more()
+                self._parse(self._without_upgrade())
+            elif self._complete is not None:
+                # CONNECT: what follows it is not understood.
+                self._complete.persistent = False
+            else:
+                self._close()
         except HttpParserCallbackError as e:
-            # Ours, not the client's.
-            self._log.failure("while reading a request", Failure(e.__context__ or e))
-            self._break(INTERNAL_ERROR)
+            self._fail(Failure(e.__context__ or e))
         except HttpParserInvalidMethodError:
-            self._break(METHOD_UNKNOWN)
+            self._refuse_bytes(METHOD_UNKNOWN)
         except HttpParserError:
-            self._break(BAD_REQUEST)
-        return None
+            self._refuse_bytes(BAD_REQUEST)
+
+    def _fail(self, reason: Failure) -> None:
+        """Ours, not the client's."""
+        self._log.failure("while reading a request", reason)
+        self._refuse_bytes(INTERNAL_ERROR)
 
     def _without_upgrade(self) -> bytes:
         """
@@ -253,49 +338,35 @@ class Channel(Protocol):
         ]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def _break(self, answer: Answer) -> None:
-        """What comes is no HTTP: answer what was before it, say so and close."""
-        if self._broken is None:
-            self._broken = answer
-            incoming, self._incoming = self._incoming, None
-            if incoming is not None:
-                incoming.chunks = []
-                if incoming.finished:
-                    # It has had its answer, on its headers.
-                    self._close()
-            self._advance()
-
-    def _no_more(self) -> None:
-        last = self._waiting[-1] if self._waiting else self._serving
-        if last is not None:
-            last.persistent = False
-        elif self._closing is None:
-            self._close()
+    def _refuse_bytes(self, answer: Answer) -> None:
+        """What comes is no HTTP, or too much: say so and close."""
+        if not self._is_open:
+            return
+        incoming = self._incoming
+        if incoming is None or not incoming.finished:
+            # Else it has had its answer, on its headers.
+            self.write(answer.octets(self.site.date, self.site.level, True))
+        self._close()
 
     # llhttp's side
 
     def on_message_begin(self) -> None:
         self._uri = b""
         self._fields = []
-        self._header_bytes = 0
-        self._in_headers = True
+        self._in_head = True
         self._began_at = self.last_active
 
     def on_url(self, url: bytes) -> None:
         self._uri += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_headers:
+        if self._in_head:
             # llhttp leaves the white space behind a value.
             self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._header_bytes = 0
+        self._in_head = False
         self._began_at = self.last_active
-        if self._closing is not None:
-            # Read ahead behind the last request that is answered.
-            return
         parser = self._parser
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             self._upgrading = True
@@ -307,101 +378,79 @@ class Channel(Protocol):
             parser.get_method(),
             self._uri,
             b"HTTP/1.1" if is_1_1 else b"HTTP/1.0",
-            _by_name(self._fields),
+            by_name(self._fields),
         )
         request.persistent = is_1_1 and parser.should_keep_alive()
         request.refusal = self._refusal(request, version)
-        is_next = self._serving is None and not self._waiting
         expects = request.fields.get(b"expect")
         if expects is not None and expects[0].lower() == b"100-continue" and is_1_1:
-            if request.refusal is not None:
-                # Whether its body comes nobody knows.
-                request.persistent = False
-            elif is_next:
+            if request.refusal is None:
                 self.write(_CONTINUE)
             else:
-                request.expects = True
+                # Whether its body comes nobody knows.
+                request.persistent = False
         if request.refusal is not None:
             if request.refusal.closes:
                 request.persistent = False
-            if is_next:
-                self._serve(request)
+            self._serve(request)
+        if self._is_open:
+            self._expect_body(request.fields)
+
+    def _expect_body(self, fields: dict[bytes, list[bytes]]) -> None:
+        lengths = fields.get(b"content-length")
+        if lengths is not None:
+            self._body_left = int(lengths[0])
+        elif b"transfer-encoding" in fields:
+            self._chunked = ChunkedBody()
 
     def _refusal(self, request: LeanRequest, version: str) -> Answer | None:
         """What is to be answered to `request` on its headers, if anything."""
-        if len(request.uri) > REQUEST_LINE_BYTES_MAX:
-            return URI_TOO_LONG
-        size = sum(len(name) + len(value) for name, value in self._fields)
-        if size > HEADER_BYTES_MAX or len(self._fields) > HEADER_FIELDS_MAX:
-            return HEADERS_TOO_LARGE
-        if _is_malformed(version, request.fields):
+        limits, fields = self.site.limits.head, len(self._fields)
+        if self._head_bytes > limits.line_bytes or fields > limits.fields:
+            if limits.is_line_too_long(request.method, request.uri):
+                return URI_TOO_LONG
+            if limits.are_fields_too_large(
+                request.method, request.uri, self._head_bytes, fields
+            ):
+                return HEADERS_TOO_LARGE
+        if is_malformed(version, request.fields):
             return BAD_REQUEST
         request.resource = self.site.resource_for(request)
-        if self.site.refuses_early(request.resource):
+        request.reads_early = self.site.reads_early(request.resource)
+        if request.reads_early:
             return cast("Answer | None", request.resource.refusal(request))
         return None
 
-    def on_body(self, chunk: bytes) -> None:
-        self._header_bytes = 0
+    def on_body(self, octets: bytes) -> None:
         request = self._incoming
         if request is None:
             return
-        request.size += len(chunk)
+        request.size += len(octets)
         if request.refusal is not None:
             return
-        if request.size > self.site.max_body_bytes:
-            request.chunks = []
-            request.refusal = self.site.body_too_large(request)
-            request.persistent = False
-            if self._serving is None and not self._waiting:
-                self._serve(request)
+        refusal = None
+        if request.reads_early:
+            refusal = request.resource.take(request, octets)
+        elif request.size > self.site.limits.body_bytes:
+            refusal = BODY_TOO_LARGE
         else:
-            request.add_chunk(chunk)
+            request.add_chunk(octets)
+        if refusal is not None:
+            self.refuse(request, refusal)
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
-        if request is None or request.finished:
-            return
-        if request is not self._serving:
-            self._waiting.append(request)
-            self._advance()
+        if request is not None and not request.finished:
+            self._complete = request
 
     # the Resource's side
 
-    def _advance(self) -> None:
-        """Serve what waits, until a request has to be waited for."""
-        if self._advancing:
-            return
-        self._advancing = True
-        try:
-            while self._serving is None and self._closing is None and not self._clogged:
-                incoming = self._incoming
-                if self._waiting:
-                    self._serve(self._waiting.popleft())
-                elif incoming is not None and incoming.is_due:
-                    # It was read behind one that was being served.
-                    if incoming.refusal is not None:
-                        self._serve(incoming)
-                    else:
-                        incoming.expects = False
-                        self.write(_CONTINUE)
-                elif self._unread:
-                    data = b"".join(self._unread)
-                    self._unread.clear()
-                    self._unread_bytes = 0
-                    if self._paused:
-                        self._paused = False
-                        self.transport.resumeProducing()
-                    self._feed(data)
-                elif self._broken is not None:
-                    self.write(
-                        self._broken.octets(self.site.date, self.site.level, True)
-                    )
-                    self._close()
-                else:
-                    break
-        finally:
-            self._advancing = False
+    def refuse(self, request: LeanRequest, answer: Answer) -> None:
+        """Answer `request`, that is still being read, and close behind that."""
+        request.chunks = []
+        request.refusal = answer
+        request.persistent = False
+        self._serve(request)
 
     def _serve(self, request: LeanRequest) -> None:
         self._serving = request
@@ -416,33 +465,50 @@ class Channel(Protocol):
     def requestDone(self, request: LeanRequest) -> None:  # noqa: N802
         """`request` is answered in full."""
         self._serving = None
-        if self._closing is not None:
+        self._waits_for_room = False
+        if not self._is_open:
             return
         # What was read behind it had to wait for it.
         self.last_active = self._began_at = self.site.clock.seconds()
         if not request.persistent:
             self._close()
-        elif not self._advancing and (
-            self._waiting
-            or self._unread
-            or self._incoming is not None
-            or self._broken is not None
-        ):
-            self._advance()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Read what had to wait, or have more of it read."""
+        if self._is_feeding or self._serving is not None or self._clogged:
+            return
+        if self._unread:
+            self._feed(self._take_unread())
+        if not self._unread and not self._waits_for_room and self._is_open:
+            self._resume()
+
+    def pause_reading(self) -> None:
+        """There is no room for more of the body that is being read."""
+        self._waits_for_room = True
+        self._pause()
+
+    def resume_reading(self) -> None:
+        self._waits_for_room = False
+        self.last_active = self._began_at = self.site.clock.seconds()
+        self._go_on()
 
     def _close(self) -> None:
         """
         End our side, and read past what the client still sends: a close with
         unread bytes would be a reset, and take the answer away from it.
         """
-        self._incoming = None
-        self._waiting.clear()
-        self._unread.clear()
-        if self._paused:
-            self._paused = False
-            self.transport.resumeProducing()
+        self._is_open = self._waits_for_room = False
+        incoming, self._incoming = self._incoming, None
+        self._complete = None
+        if incoming is not None and not incoming.finished:
+            incoming.abandon()
+        self._take_unread()
+        self._resume()
         if self._clogged is not None:
             # A paused producer would keep the end from being sent.
+            self._clogged = None
             self.transport.unregisterProducer()
         # Where the kernel has not taken all, the answer itself may still be on its way.
         linger = LINGER_SECONDS if self._send is not None else LINGER_SLOW_SECONDS
@@ -455,7 +521,7 @@ class Channel(Protocol):
 
     def close_when_done(self) -> None:
         """Close behind the answers that are being written, at once when idle."""
-        if self._closing is None:
+        if self._is_open:
             if self._serving is not None:
                 self._serving.persistent = False
             else:
@@ -466,22 +532,18 @@ class Channel(Protocol):
 
     def close_if_idle(self, since: float) -> None:
         """Close when nothing has come since `since` and nothing is under way."""
-        if (
-            self.last_active <= since
-            and self._serving is None
-            and self._closing is None
-        ):
+        if self.last_active <= since and self._serving is None and self._is_open:
             self._close()
 
     def why_late(self, now: float) -> str:
         """Why the client is to be cut off, if it is."""
         incoming = self._incoming
-        if incoming is None and not self._in_headers:
+        if incoming is None and not self._in_head:
             return ""
-        if self._serving is not None or self._closing is not None or self._clogged:
-            # The client waits for us, or we for its reading.
+        if not self._is_open or self._clogged or self._waits_for_room:
+            # We read past what comes, or the client waits for us, or we for it.
             return ""
-        deadlines = self.site.deadlines
+        deadlines = self.site.limits.deadlines
         seconds = now - self._began_at
         if incoming is None:
             most = deadlines.header_seconds
@@ -505,29 +567,47 @@ class Channel(Protocol):
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # The reactor will find out by reading.
+                self._give_up()
                 return
             if sent == len(octets):
                 return
-            # From here on the transport has a buffer, and all goes through it.
+            # Until it is empty the transport has a buffer, and all goes through it.
             octets = octets[sent:]
             self._send = None
         if self._clogged is None:
-            # From here on it says when the client reads too slowly.
-            self._clogged = False
-            self.transport.registerProducer(self, True)
+            self._watch_transport()
         self.transport.write(octets)
 
-    # what the transport asks of a producer
+    def _give_up(self) -> None:
+        """The client is gone; the reactor finds that out by reading."""
+        self._is_open = False
+        self._take_unread()
+        self._resume()
+
+    def _watch_transport(self) -> None:
+        """Have the transport say when the client has read, or reads too slowly."""
+        self._clogged = self._direct is not None
+        self._registering = True
+        self.transport.registerProducer(self, self._direct is None)
+        self._registering = False
+
+    # what the transport asks of a producer: one that is pulled, where we write to the
+    # socket ourselves
 
     def pauseProducing(self) -> None:
         self._clogged = True
 
     def resumeProducing(self) -> None:
+        if self._registering:
+            return
         self._clogged = False
+        if self._direct is not None:
+            self._clogged = None
+            self._send = self._direct
+            self.transport.unregisterProducer()
         # What was read meanwhile had to wait for the client's reading.
         self.last_active = self._began_at = self.site.clock.seconds()
-        self._advance()
+        self._go_on()
 
     def stopProducing(self) -> None:
         """The connection has ended; connectionLost follows."""
@@ -575,107 +655,3 @@ class Channel(Protocol):
             self.transport.unregisterProducer()
             self._clogged = None
         self.transport.loseConnection()
-
-
-class ChannelSite(ServerFactory[Channel]):
-    """
-    Serves a tree of Resources over `Channel`.
-
-    @param root: the tree.
-    @param fixed: Resources that need not be looked for in the tree, by path.
-    @param max_body_bytes: of a body on the wire.
-    @param delivery_level: what each answer says a 200 to a post means, if it is
-        known.
-    @param on_cut: told how many clients were cut off, the address of one and why it
-        was.
-    @ivar channels: the connections there are.
-    """
-
-    noisy = False
-    displayTracebacks = False
-    _parsePOSTFormSubmission = False  # noqa: N815, twisted.web asks its site
-
-    def __init__(
-        self,
-        root: IResource,
-        clock: IReactorTime,
-        max_body_bytes: int,
-        fixed: Mapping[bytes, IResource],
-        delivery_level: str | None = None,
-        deadlines: Deadlines | None = None,
-        on_cut: Callable[[int, IAddress, str], None] = lambda *cut: None,
-    ) -> None:
-        self.clock = clock
-        self.deadlines = deadlines or Deadlines()
-        self._on_cut = on_cut
-        self.level = delivery_level
-        self.max_body_bytes = max_body_bytes
-        self.channels: set[Channel] = set()
-        self._root = root
-        self._fixed = fixed
-        # Sessions, for a Resource that wants one, are twisted.web's.
-        sessions = Site(root, reactor=clock)
-        self.makeSession, self.getSession = sessions.makeSession, sessions.getSession
-        self._beat = LoopingCall(self._beaten)
-        self._beat.clock = clock
-        self._early = {r: IRefusesEarly.providedBy(r) for r in fixed.values()}
-        self._tick()
-
-    def startFactory(self) -> None:  # noqa: N802
-        self._beat.start(_BEAT_SECONDS)
-
-    def stopFactory(self) -> None:  # noqa: N802
-        self._beat.stop()
-
-    def _beaten(self) -> None:
-        # A date and an idle timeout for each connection would be timers per POST.
-        self._tick()
-        now = self.clock.seconds()
-        since = now - self.deadlines.idle_seconds
-        for channel in [c for c in self.channels if c.last_active <= since]:
-            channel.close_if_idle(since)
-        late = [(c, why) for c in self.channels if (why := c.why_late(now))]
-        for channel, _ in late:
-            channel.abort()
-        if late:
-            channel, why = late[0]
-            self._on_cut(len(late), cast(IAddress, channel.peer), why)
-
-    def _tick(self) -> None:
-        self.date = datetimeToString(self.clock.seconds())
-        self.ok = OK.octets(self.date, self.level, False)
-
-    def refuses_early(self, resource: IResource) -> bool:
-        # To ask an object for its interfaces costs more than all of the headers.
-        known = self._early.get(resource)
-        return IRefusesEarly.providedBy(resource) if known is None else known
-
-    def body_too_large(self, request: LeanRequest) -> Answer:
-        if self.refuses_early(request.resource):
-            return cast(Answer, request.resource.body_too_large(request))
-        return BODY_TOO_LARGE
-
-    def buildProtocol(self, addr: IAddress | None) -> Channel:
-        channel = Channel(self)
-        channel.factory = self
-        return channel
-
-    def resource_for(self, request: LeanRequest) -> IResource:
-        resource = self._fixed.get(request.path)
-        if resource is not None:
-            request.prepath, request.postpath = [request.path[1:]], []
-            return resource
-        return cast(IResource, getChildForRequest(self._root, request))
-
-    def log(self, request: object) -> None:
-        """What is to be said of a request is in the l2met lines."""
-
-    async def say_goodbye(self, within_seconds: float) -> None:
-        """Close each connection behind its answer; abort those that do not read."""
-        for channel in list(self.channels):
-            channel.close_when_done()
-        deadline = self.clock.seconds() + within_seconds
-        while self.channels and self.clock.seconds() < deadline:
-            await deferLater(self.clock, _POLL_SECONDS)
-        for channel in list(self.channels):
-            channel.abort()

@@ -12,6 +12,7 @@ from logiss import frames, relp
 NAME = "pure"
 rewrite = frames.rewrite
 split = frames.split
+tail = frames.tail
 syslog_frames = relp.syslog_frames
 answers = relp.answers
 
@@ -24,5 +25,6 @@ if os.environ.get("LOGISS_PURE") != "1":
         NAME = "compiled"
         rewrite = _frames.rewrite
         split = _frames.split
+        tail = _frames.tail
         syslog_frames = _frames.syslog_frames
         answers = _frames.answers

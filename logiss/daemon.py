@@ -3,7 +3,6 @@ What ``twist logiss`` and ``twistd -n logiss`` run: the service of a process of 
 own, with its journal, its signals and its exit code.
 """
 
-import ctypes
 import errno
 import os
 import signal
@@ -21,12 +20,13 @@ from twisted.python.components import Componentized
 from twisted.python.usage import Options as UsageOptions
 from zope.interface import implementer
 
+from logiss import memory
 from logiss import settings as settings_room
 from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
 from logiss.receiver import ReceiverFactory, printable
 from logiss.service import LogissService, platform_problems
-from logiss.settings import MIB, Destination, Settings, SettingsError
+from logiss.settings import Destination, Settings, SettingsError
 
 #: How long the reader of the log may take for the last lines.
 LAST_LINES_SECONDS = 1.0
@@ -34,9 +34,6 @@ LAST_LINES_SECONDS = 1.0
 #: theirs to the process and to its group.
 SAME_SIGNAL_SECONDS = 0.2
 _POLL_SECONDS = 0.02
-# malloc.h
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 
 _TRY_MSG = "<190>1 2013-06-07T13:17:49.468822+00:00 host app web.1 - - hello"
 TRY_CREDENTIALS = ("test", "token")
@@ -144,21 +141,6 @@ def makeService(options: Options) -> Service:
     return _Daemon(reactor, settings, options.twisted_events, options.log_fd(), trying)
 
 
-def _keep_freed_memory() -> None:
-    """
-    Have the C library keep what large bodies leave, instead of giving it back.
-
-    Where it is left to itself, glibc maps a block of 128 KiB and more anew for each
-    POST: a third of the CPU time of one with 500 frames is page faults.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return  # not glibc, and not in need of it
-    mallopt(_M_TRIM_THRESHOLD, 32 * MIB)
-    mallopt(_M_MMAP_THRESHOLD, 4 * MIB)
-
-
 def _exit_with(problems: list[str]) -> NoReturn:
     for problem in problems:
         _to_stderr(f"logiss: {problem}")
@@ -210,7 +192,7 @@ class _Daemon(Service):
 
     def startService(self) -> None:
         super().startService()
-        _keep_freed_memory()
+        memory.keep_freed()
         reactor = self._reactor
         self._journal = Journal(reactor, open_sink(self._log_fd))
         try:
@@ -219,6 +201,7 @@ class _Daemon(Service):
                     self._settings, forward_dest=self._embed_receiver()
                 )
             self._logiss = LogissService(reactor, self._settings, self._journal.write)
+            self._logiss.logs.budget.on_given_back = memory.give_back_freed
             self._logiss.startService()
         except CannotListenError as e:
             _exit_with([_why_not_listening(e)])

@@ -77,6 +77,13 @@ _REPORT = re.compile(
 _REPORT_MARK = b"Error L1"
 
 
+#: Spaces that each frame has at least, with the one behind its MSG-LEN.
+SPACES_MIN = 6
+#: How much longer than stamp and drain token a frame may make its frame: MSG-LEN, a
+#: space, and ``-`` for fields that are empty.
+GROWTH_MAX = 16
+
+
 class RefusedBody(Exception):
     """The body cannot be forwarded: nothing of it may be."""
 
@@ -281,6 +288,21 @@ def split(octets: bytes) -> list[bytes]:
         position = start + int(counted[1])
         messages.append(octets[start:position])
     return messages
+
+
+def tail(octets: bytes, size: int) -> bytes:
+    """
+    The last frames of a batch's `octets` that come to at least `size` octets; all of
+    it where it has no more, or is none.
+    """
+    start, position, end = 0, 0, len(octets)
+    while end - position >= size:
+        start = position
+        counted = _MSG_LEN.match(octets, position)
+        if counted is None or counted.end() + int(counted[1]) > end:
+            return octets if position < end else b""
+        position = counted.end() + int(counted[1])
+    return octets[start:]
 
 
 def _mend(

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.web.server import Request
 
 from logiss.answers import (
+    LENGTH_REQUIRED,
     ONLY_POST,
     ONLY_SSL,
     SHUTTING_DOWN,
@@ -158,6 +159,9 @@ class Guards:
     def _content_length(self, post: Post) -> Answer | None:
         # The channel has made sure that it is one number.
         lengths = post.values(b"content-length")
-        if lengths is not None and int(lengths[0]) > self._max_body_bytes:
-            return self._too_large
-        return None
+        if lengths is None:
+            # On HTTP/1.0 a body without one cannot be told from none (RFC 1945
+            # section 7.2.2): 200 might be said to logs that nobody has read.
+            is_old = post.request.clientproto == b"HTTP/1.0"
+            return LENGTH_REQUIRED if is_old else None
+        return self._too_large if int(lengths[0]) > self._max_body_bytes else None

@@ -15,13 +15,12 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss.answers import (
-    BODY_TOO_LARGE,
     NO_BACKEND,
     NOT_FOUND,
     OK,
     SHUTTING_DOWN,
     Answer,
-    IRefusesEarly,
+    IReadsEarly,
     name_level,
 )
 from logiss.drain import Drain
@@ -29,7 +28,7 @@ from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 
 
-@implementer(IRefusesEarly)
+@implementer(IReadsEarly)
 class _Leaf(Resource):
     """Answers at its own path only, and never reads a body."""
 
@@ -43,8 +42,12 @@ class _Leaf(Resource):
     def refusal(self, request: Request) -> Answer:
         return NOT_FOUND if request.postpath else self._answer()
 
-    def body_too_large(self, request: Request) -> Answer:
-        return BODY_TOO_LARGE
+    def take(self, request: Request, octets: bytes) -> Answer | None:
+        """Never called, for each request is answered on its headers."""
+        return NOT_FOUND
+
+    def abandoned(self, request: Request) -> None:
+        """Nor is this."""
 
     def render(self, request: IRequest) -> int:
         request = cast(Request, request)

@@ -20,7 +20,9 @@ from twisted.web.server import Request
 
 from logiss.answers import OK, Answer
 
-_CHUNKS_MAX = 256
+_SMALL_CHUNK_BYTES = 1024
+# A large block that grows, among thousands that do, leaves holes in the memory.
+_TOGETHER_BYTES = 32 * 1024
 
 
 class LeanRequest(Request):
@@ -58,8 +60,8 @@ class LeanRequest(Request):
         self.size = 0
         self.persistent = True
         self.refusal: Answer | None = None
+        self.reads_early = False
         self.about: Any = None
-        self.expects = False
         self.on_end: Callable[[bool], None] | None = None
 
     queued = False
@@ -125,20 +127,34 @@ class LeanRequest(Request):
     def sitepath(self) -> Any:
         return []
 
-    @property
-    def is_due(self) -> bool:
-        """Whether something is to be said before the body is there."""
-        return self.expects or (self.refusal is not None and not self.finished)
+    # what a Resource that reads early asks for
+
+    def pause_reading(self) -> None:
+        """There is no room for more of the body."""
+        self.channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.channel.resume_reading()
+
+    def refuse(self, answer: Answer) -> None:
+        """Answer before the body is there, and close the connection behind that."""
+        self.channel.refuse(self, answer)
+
+    def abandon(self) -> None:
+        """Nothing more of the body will be read: whoever has taken it lets it go."""
+        self.chunks = []
+        if self.reads_early:
+            self.resource.abandoned(self)
 
     def add_chunk(self, chunk: bytes) -> None:
-        """Keep a piece of the body. Many are kept in one, for each has a price."""
+        """Keep a piece of the body, small ones together: each has a price."""
         chunks: list[Any] = self.chunks
-        if len(chunks) < _CHUNKS_MAX:
+        if len(chunk) >= _SMALL_CHUNK_BYTES or not chunks:
             chunks.append(chunk)
-            return
-        if len(chunks) == _CHUNKS_MAX:
-            chunks.append(bytearray())
-        chunks[-1] += chunk
+        elif isinstance(chunks[-1], bytearray) and len(chunks[-1]) < _TOGETHER_BYTES:
+            chunks[-1] += chunk
+        else:
+            chunks.append(bytearray(chunk))
 
     def body(self) -> bytes:
         """The body, which is not kept here any longer."""

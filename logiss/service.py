@@ -28,18 +28,18 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import LoopingCall, deferLater
 
 from logiss import codec
-from logiss.channel import ChannelSite, Deadlines
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials
 from logiss.drain import Drain
 from logiss.health import RootResource
 from logiss.l2met import EventLog
+from logiss.limits import ChannelLimits, Deadlines, HeadLimits
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Destination, Settings, SettingsError
-from logiss.site import Clients, LogsSite
+from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
 from logiss.web import LogsResource
@@ -241,15 +241,10 @@ class LogissService(Service):
             self._clients = ChannelSite(
                 root,
                 reactor,
-                settings.max_body_bytes,
+                _channel_limits(settings),
                 fixed={b"/logs": self.logs, b"/logs/": self.logs},
                 delivery_level=self.forwarder.pool.delivery_level,
-                deadlines=Deadlines(
-                    settings.keepalive_timeout_seconds,
-                    settings.header_timeout_seconds,
-                    settings.body_timeout_seconds,
-                    settings.body_rate,
-                ),
+                budget=self.logs.budget,
                 on_cut=self._clients_cut,
             )
         self._port: IListeningPort | None = None
@@ -310,6 +305,24 @@ class LogissService(Service):
         before, self._summed = self._summed, now
         if now != before:
             self.events.posts_summed(now[0] - before[0], now[1] - before[1])
+
+
+def _channel_limits(settings: Settings) -> ChannelLimits:
+    return ChannelLimits(
+        settings.max_body_bytes,
+        HeadLimits(
+            settings.max_request_line_bytes,
+            settings.max_header_bytes,
+            settings.max_header_fields,
+        ),
+        settings.read_ahead_bytes,
+        Deadlines(
+            settings.keepalive_timeout_seconds,
+            settings.header_timeout_seconds,
+            settings.body_timeout_seconds,
+            settings.body_rate,
+        ),
+    )
 
 
 def logs_resource(

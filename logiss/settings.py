@@ -23,6 +23,10 @@ T = TypeVar("T")
 KIB = 1024
 MIB = 1024 * KIB
 MASK = "********"
+#: No longer frame may leave: receivers split what is longer than 200,000 bytes.
+FRAME_BYTES_MAX = 128 * KIB
+_HEAD_BYTES_MIN, _HEAD_BYTES_MAX = KIB, MIB
+_MANY_MAX = 1_000_000
 
 
 class SettingsError(Exception):
@@ -127,6 +131,14 @@ class Settings:
     body_rate: int = 1024
     keepalive_timeout_seconds: float = 330.0
     on_timeout: str = "respond"
+    max_request_line_bytes: int = 8 * KIB
+    max_header_bytes: int = 16 * KIB
+    max_header_fields: int = 100
+    read_ahead_bytes: int = 64 * KIB
+    max_frames: int = 100_000
+    max_frame_bytes: int = FRAME_BYTES_MAX
+    max_gzip_members: int = 16
+    max_gzip_ratio: int = 200
 
     @property
     def delivery_level(self) -> str:
@@ -214,6 +226,14 @@ def read(environ: Mapping[str, str]) -> Settings:
         body_rate=variable("BODY_RATE", parse_size_or_nothing, 1024),
         keepalive_timeout_seconds=variable("KEEPALIVE_TIMEOUT", parse_seconds, 330.0),
         on_timeout=variable("ON_TIMEOUT", parse_on_timeout, "respond"),
+        max_request_line_bytes=variable("MAX_REQUEST_LINE", parse_head_size, 8 * KIB),
+        max_header_bytes=variable("MAX_HEADER_BYTES", parse_head_size, 16 * KIB),
+        max_header_fields=variable("MAX_HEADER_FIELDS", parse_many, 100),
+        read_ahead_bytes=variable("READ_AHEAD", parse_size_or_nothing, 64 * KIB),
+        max_frames=variable("MAX_FRAMES", parse_many, 100_000),
+        max_frame_bytes=variable("MAX_FRAME_BYTES", parse_frame_size, FRAME_BYTES_MAX),
+        max_gzip_members=variable("MAX_GZIP_MEMBERS", parse_many, 16),
+        max_gzip_ratio=variable("MAX_GZIP_RATIO", parse_many, 200),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -278,6 +298,12 @@ def parse_count(text: str) -> int:
     raise ValueError(f"must be a whole number from 1 to 1000, not {text!r}")
 
 
+def parse_many(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= _MANY_MAX:
+        return int(text)
+    raise ValueError(f"must be a whole number from 1 to {_MANY_MAX}, not {text!r}")
+
+
 _FLAGS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
     ("0", "false", "no", "off"), False
 )
@@ -328,6 +354,23 @@ def parse_size(text: str) -> int:
 def parse_size_or_nothing(text: str) -> int:
     """Bytes of ``0`` or of what `parse_size` reads."""
     return 0 if re.fullmatch("0{1,15}", text) else parse_size(text)
+
+
+def parse_head_size(text: str) -> int:
+    size = parse_size(text)
+    if _HEAD_BYTES_MIN <= size <= _HEAD_BYTES_MAX:
+        return size
+    raise ValueError(f"must be from 1KiB to 1MiB, not {text!r}")
+
+
+def parse_frame_size(text: str) -> int:
+    size = parse_size(text)
+    if size <= FRAME_BYTES_MAX:
+        return size
+    raise ValueError(
+        f"must be at most {FRAME_BYTES_MAX}, not {text!r}: receivers take longer"
+        " frames apart, so that a client could forge records"
+    )
 
 
 def parse_delivery(text: str) -> str:

@@ -12,7 +12,8 @@ it look again. Further writes do not wait for that, up to `UNCONFIRMED_MAX`.
 What was acknowledged may have stood unread in the backend's kernel when the backend
 died. So an ``acked`` sender keeps what was confirmed until so many newer bytes are
 confirmed behind it, and hands it back for replay, unless the backend has ended the
-stream in order with everything acknowledged: then it had read all of it.
+stream in order with everything acknowledged: then it had read all of it. Of a large
+delivery the last frames are kept, as many as that takes.
 
 Over TLS the kernel counts ciphertext, which is more than what was written. The
 arithmetic is the same: as the bytes that stand in the queue are compared with
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from logiss import codec
 from logiss.senders import Delivery, ISenderOwner, Loss, Sender
 
 #: Payloads are joined up to this size; a larger one is written alone.
@@ -185,6 +187,9 @@ class SyslogSender(Sender):
     def _keep(self, write: _Write) -> None:
         # One for whom nobody waits any more is not to be sent again.
         write.octets = [d.octets for d in write.deliveries if d.octets]
+        if len(write.octets) == 1 and len(write.octets[0]) > WRITE_BYTES_MAX:
+            # It may be as large as all the memory there is for bodies.
+            write.octets = [codec.tail(write.octets[0], self._replay_bytes)]
         answered = self._answered
         answered.append(write)
         while self._confirmed_to - answered[0].end >= self._replay_bytes:

@@ -6,10 +6,11 @@ the order of the table in the docs. Then its body is read, inflated, rewritten a
 delivered, and what has become of it is its answer. Every answer is an `Answer`;
 one table turns errors into them.
 
-`logiss.channel` asks for a refusal before it reads the body. twisted.web reads a body
-to its end before it asks a Resource: there a refusal that needs only the headers waits
-for the body. `logiss.site` bounds what is kept of it meanwhile, in memory; an
-embedder's own `Site` keeps all of it in a temporary file.
+`logiss.channel` asks for a refusal before it reads the body, and gives the body as it
+arrives (`logiss.intake`). twisted.web reads a body to its end before it asks a
+Resource: there a refusal that needs only the headers waits for the body. `logiss.site`
+bounds what is kept of it meanwhile, in memory; an embedder's own `Site` keeps all of it
+in a temporary file.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from logiss.answers import (
     NOT_FOUND,
     OK,
     Answer,
-    IRefusesEarly,
+    IReadsEarly,
     name_level,
 )
 from logiss.budget import Budget, NoRoom
@@ -42,10 +43,12 @@ from logiss.counts import LOSS_HEADERS, MSG_COUNT, NOTHING_LOST, Counts, WrongCo
 from logiss.credentials import Credentials, parse_basic
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
+from logiss.inflate import InflateLimits, Inflater
+from logiss.intake import Intake
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
-from logiss.retries import Attempt, Retries, key_of
+from logiss.retries import Attempt, Key, Retries, key_of
 from logiss.settings import Settings
 
 # 499 is nginx's code for a client that went away; it is logged, never sent.
@@ -120,6 +123,7 @@ class _Serving(Post):
     """
     A post that is on its way.
 
+    @ivar is_arriving: its body is given piece by piece, and taken by `Intake`.
     @ivar waiting: what it waits for: room, or its delivery.
     @ivar answered: fires with the answer, for a caller of `respond` who writes it.
     @ivar attempt: what a retry of it joins, when it has a frame id.
@@ -130,14 +134,20 @@ class _Serving(Post):
         "answered",
         "attempt",
         "client_gone",
+        "credit_bytes",
         "delivery_started_at",
         "fixer_seconds",
         "frames",
+        "inflater",
+        "is_arriving",
+        "is_complete",
         "payload",
         "received_at",
         "reported",
         "reserved_bytes",
+        "waited_seconds",
         "waiting",
+        "waiting_since",
     )
 
     def __init__(self, request: Request, started_at: float) -> None:
@@ -145,14 +155,19 @@ class _Serving(Post):
         self.answered: Deferred[Answer] | None = None
         self.attempt: Attempt | None = None
         self.client_gone = False
+        self.credit_bytes = 0
         self.delivery_started_at: float | None = None
         self.fixer_seconds = 0.0
         self.frames = 0
+        self.inflater: Inflater | None = None
+        self.is_arriving = self.is_complete = False
         self.payload: Payload | None = None
         self.received_at = started_at
         self.reported = NOTHING_LOST
         self.reserved_bytes = 0
+        self.waited_seconds = 0.0
         self.waiting: Deferred[None] | None = None
+        self.waiting_since: float | None = None
 
     def answer(self, answer: Answer) -> None:
         if self.answered is not None:
@@ -161,7 +176,7 @@ class _Serving(Post):
             answer.write_to(self.request)
 
 
-@implementer(IRefusesEarly)
+@implementer(IReadsEarly)
 class LogsResource(Resource):
     """
     The front door: takes ``POST``, answers when the frames are delivered.
@@ -192,7 +207,9 @@ class LogsResource(Resource):
         self._events = events
         self.drain = drain or Drain()
         self.metrics = metrics or Metrics()
-        self.budget = Budget(clock, settings.max_inflight_bytes)
+        self.budget = Budget(
+            clock, settings.max_inflight_bytes, settings.max_body_bytes
+        )
         self.retries = Retries(clock.seconds)
         self._too_large = answer_of(Failure(_too_many_bytes(settings)))
         self._guards = Guards(
@@ -204,22 +221,73 @@ class LogsResource(Resource):
         self._counts = Counts(settings, events, self.metrics)
         self._stamps = _Stamps(settings)
         self._frame_limits = frames.FrameLimits(
-            batch_bytes=_BATCH_GROWTH_MAX * settings.max_body_bytes
+            settings.max_frame_bytes,
+            settings.max_frames,
+            _BATCH_GROWTH_MAX * settings.max_body_bytes,
         )
-        self._inflate_limits = inflate.InflateLimits(
-            inflated_bytes=settings.max_body_bytes
+        self._inflate_limits = InflateLimits(
+            inflated_bytes=settings.max_body_bytes,
+            ratio=settings.max_gzip_ratio,
+            members=settings.max_gzip_members,
         )
+        self._intake = Intake(
+            self.budget,
+            clock.seconds,
+            settings.max_body_bytes,
+            self._inflate_limits,
+            settings.delivery_timeout_seconds,
+            self._read,
+            self._arrival_failed,
+        )
+
+    # for a channel that reads a request in steps
 
     def refusal(self, request: Request) -> Answer | None:
-        """For a channel that asks before the body is read. Logs a refusal."""
+        """What its headers say. Logs a refusal."""
         if request.postpath not in _HERE:
             return NOT_FOUND
-        return self._judge(request)
+        refusal = self._judge(request)
+        if refusal is None:
+            post: _Serving = cast(Any, request).about
+            post.is_arriving = True
+            if post.content_encoding == b"gzip" and not self._may_be_retry(post):
+                post.inflater = self._intake.inflater(_length_of(post))
+        return refusal
 
-    def body_too_large(self, request: Request) -> Answer:
-        """For a channel that finds out while it reads. Logs the refusal."""
-        self._log_failure(cast(Any, request).about, self._too_large)
-        return self._too_large
+    def take(self, request: Request, octets: bytes) -> Answer | None:
+        """More of its body. Logs a refusal."""
+        post: _Serving = cast(Any, request).about
+        try:
+            self._intake.take(post, octets)
+        except Exception:
+            return self._refused(Failure(), post)
+        return None
+
+    def abandoned(self, request: Request) -> None:
+        """Its body will not be read to its end."""
+        post: _Serving | None = cast(Any, request).about
+        if post is not None:
+            cast(Any, request).about = None
+            self._intake.stop(post)
+            self._let_go(post)
+
+    def _arrival_failed(self, reason: Failure, post: _Serving) -> None:
+        """`reason` came up while `post` waited for room for more of its body."""
+        if post.is_complete:
+            self._failed(reason, post)
+        else:
+            cast(Any, post.request).refuse(self._refused(reason, post))
+
+    def _refused(self, reason: Failure, post: _Serving) -> Answer:
+        """What to answer to `post` while its body is still arriving."""
+        self._intake.stop(post)
+        self._let_go(post)
+        cast(Any, post.request).about = None
+        answer = evolve(self._fit_for(post, answer_of(reason)), closes=True)
+        self._log_failure(post, answer)
+        return answer
+
+    # for any channel
 
     def _judge(self, request: Request) -> Answer | None:
         post = _Serving(request, self._seconds())
@@ -302,6 +370,15 @@ class LogsResource(Resource):
     # the way of an admitted post
 
     def _serve(self, post: _Serving) -> None:
+        post.received_at = self._seconds()
+        try:
+            if not post.is_arriving or self._intake.end(post):
+                self._read(post)
+        except Exception:
+            self._failed(Failure(), post)
+
+    def _read(self, post: _Serving) -> None:
+        """All of the body of `post` is there; inflated, if it has arrived in steps."""
         try:
             body = self._take_body(post.request)
             if not body or body.isspace():
@@ -309,26 +386,38 @@ class LogsResource(Resource):
                     self._counts.check_count(post, 0)
                 self._delivered(None, post)
                 return
-            post.received_at = self._seconds()
-            frame_ids = post.values(b"logplex-frame-id")
-            if frame_ids is not None and self._is_retry(post, frame_ids):
+            key = self._key_of(post)
+            if key is not None and self._is_retry(post, key):
+                self._hold(post, 0)
                 return
-            if self.budget.try_reserve(len(body)):
+            if post.is_arriving:
+                self._inflate(post, body)
+            elif self.budget.try_reserve(len(body)):
                 post.reserved_bytes = len(body)
-                self._deliver(post, body)
+                self._inflate(post, body)
             else:
-                self._wait_for_room(post, body)
+                self._wait_for_room(post, len(body), partial(self._inflate, post, body))
         except Exception:
             self._failed(Failure(), post)
 
-    def _is_retry(self, post: _Serving, frame_ids: list[bytes]) -> bool:
+    def _may_be_retry(self, post: _Serving) -> bool:
+        """Whether the body of `post` will not be looked at, as far as is known yet."""
+        key = self._key_of(post)
+        return key is not None and (
+            self.retries.under_way(key) is not None or self.retries.remembers(key)
+        )
+
+    def _key_of(self, post: _Serving) -> Key | None:
+        frame_ids = post.values(b"logplex-frame-id")
+        if frame_ids is None:
+            return None
+        return key_of(_user_of(post), post.drain_token, frame_ids)
+
+    def _is_retry(self, post: _Serving, key: Key) -> bool:
         """
         Whether `post` retries one that is not to be forwarded again, whose outcome
         is then its own. If it does not, its own retries will be known by it.
         """
-        key = key_of(_user_of(post), post.drain_token, frame_ids)
-        if key is None:
-            return False
         attempt = self.retries.under_way(key)
         if attempt is not None:
             self.metrics.posts_joined += 1
@@ -357,13 +446,19 @@ class LogsResource(Resource):
         if not is_begun and post.waiting is not None:
             post.waiting.cancel()
 
-    def _wait_for_room(self, post: _Serving, body: bytes) -> None:
-        def found(_: None) -> None:
-            post.reserved_bytes = len(body)
-            self._deliver(post, body)
+    def _wait_for_room(
+        self, post: _Serving, size: int, go_on: Callable[[], None]
+    ) -> None:
+        """Call `go_on` once `size` more bytes are reserved for `post`."""
 
+        def found(_: None) -> None:
+            post.waiting = None
+            post.reserved_bytes += size
+            go_on()
+
+        until = post.received_at + self._settings.delivery_timeout_seconds
         post.waiting = self.budget.reserve(
-            len(body), self._settings.delivery_timeout_seconds
+            size, max(0.0, until - self._seconds()), post.reserved_bytes
         )
         post.waiting.addCallback(found).addErrback(self._failed, post)
 
@@ -382,12 +477,40 @@ class LogsResource(Resource):
         content.close()
         return body
 
-    def _deliver(self, post: _Serving, body: bytes) -> None:
-        started_at = self._seconds()
-        if post.content_encoding == b"gzip":
+    def _inflate(self, post: _Serving, body: bytes) -> None:
+        if post.content_encoding == b"gzip" and post.inflater is None:
             body = inflate.inflate(body, self._inflate_limits)
             self._hold(post, len(body))
-        batch = self._rewrite(post, body)
+        self._rewrite(post, body)
+
+    def _rewrite(self, post: _Serving, body: bytes) -> None:
+        stamp = self._stamps.stamp(post)
+        if len(body) > _GROWS_UNSEEN_BYTES or self.budget.is_tight:
+            growth = self._growth_of(post, body, stamp)
+            if not self.budget.try_reserve(growth):
+                go_on = partial(self._deliver, post, body, stamp)
+                self._wait_for_room(post, growth, go_on)
+                return
+            post.reserved_bytes += growth
+        self._deliver(post, body, stamp)
+
+    def _growth_of(self, post: _Serving, body: bytes, stamp: bytes) -> int:
+        """How long the batch of `body` may be: it will stand beside it for a while."""
+        frames_max = min(
+            body.count(b" ") // frames.SPACES_MIN, self._frame_limits.frames
+        )
+        growth = len(stamp) + len(post.drain_token or b"") + frames.GROWTH_MAX
+        return min(len(body) + frames_max * growth, self._frame_limits.batch_bytes)
+
+    def _deliver(self, post: _Serving, body: bytes, stamp: bytes) -> None:
+        started_at = self._seconds()
+        batch = rewrite(
+            body,
+            stamp,
+            post.drain_token or b"",
+            self._settings.keep_structured_data,
+            self._frame_limits,
+        )
         self._hold(post, len(batch.octets))
         post.frames = batch.frames
         self.metrics.frames_received += batch.frames
@@ -406,15 +529,6 @@ class LogsResource(Resource):
         post.waiting = self._deliverer.deliver(post.payload)
         post.waiting.addCallbacks(
             self._delivered, self._failed, (post,), errbackArgs=(post,)
-        )
-
-    def _rewrite(self, post: _Serving, body: bytes) -> frames.Batch:
-        return rewrite(
-            body,
-            self._stamps.stamp(post),
-            post.drain_token or b"",
-            self._settings.keep_structured_data,
-            self._frame_limits,
         )
 
     def _hold(self, post: _Serving, size: int) -> None:
@@ -495,6 +609,8 @@ class LogsResource(Resource):
         )
 
 
+# The batch of a body of this length is no matter, as long as there is plenty of room.
+_GROWS_UNSEEN_BYTES = 64 * 1024
 # A batch may be so many times as large as the largest body: each frame grows by
 # the stamp, and small frames with a large stamp would grow without bound.
 _BATCH_GROWTH_MAX = 4
@@ -510,6 +626,12 @@ def _user_of(post: Post) -> bytes:
     proven = parse_basic(authorization[0])
     assert proven is not None
     return proven[0]
+
+
+def _length_of(post: Post) -> int | None:
+    """How long the body of `post` will be on the wire, as far as it says."""
+    lengths = post.values(b"content-length")
+    return None if lengths is None else int(lengths[0])
 
 
 def _too_many_bytes(settings: Settings) -> frames.BodyTooLarge:

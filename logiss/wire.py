@@ -45,6 +45,9 @@ KEEPALIVE_PROBES = 3
 # is longer than a segment, which needs none.
 _TAIL_BYTES = 64
 _TAILED_BYTES_MAX = 64 * 1024
+# What the transport is given at once: it copies, and encrypts, what it is given.
+_PIECE_BYTES = 256 * 1024
+_NOTHING = memoryview(b"")
 # More chunks than this are small ones, and joined sooner than handed over one by one.
 _CHUNKS_MAX = 64
 
@@ -91,6 +94,8 @@ class Wire:
         self._ended: Any = None
         self.writing = False
         self._registering = False
+        # What the transport has not been given yet.
+        self._rest = _NOTHING
         self._tail = b""
         if ITCPTransport.providedBy(self._tcp):
             self._tcp.setTcpNoDelay(True)
@@ -138,8 +143,8 @@ class Wire:
         """
         assert not self.writing, "one write at a time"
         if self._is_tls:
-            octets = b"".join(chunks)
-            has_left = self._transport.write_through(octets, self._send_now)
+            self._rest = memoryview(b"".join(chunks))
+            has_left = self._encrypt_rest()
         else:
             has_left = self._write_through(chunks)
         if has_left:
@@ -156,11 +161,32 @@ class Wire:
         taken = self._send_now(chunks)
         if taken == sum(map(len, chunks)):
             return True
-        rest = b"".join(chunks)[taken:]
-        if self._hastens and len(rest) > _TAIL_BYTES:
-            rest, self._tail = rest[:-_TAIL_BYTES], rest[-_TAIL_BYTES:]
-        self._transport.write(rest)
+        self._rest = memoryview(b"".join(chunks))[taken:]
+        self._write_rest()
         return False
+
+    def _write_rest(self) -> None:
+        """Give the transport the next piece; the last without its short end."""
+        piece = self._next_piece()
+        if not self._rest and self._hastens and len(piece) > _TAIL_BYTES:
+            piece, self._tail = piece[:-_TAIL_BYTES], piece[-_TAIL_BYTES:]
+        self._transport.write(piece)
+
+    def _encrypt_rest(self) -> bool:
+        """
+        @return: whether everything has left.
+        """
+        while self._rest:
+            if not self._transport.write_through(self._next_piece(), self._send_now):
+                return False
+        return True
+
+    def _next_piece(self) -> bytes:
+        piece = bytes(self._rest[:_PIECE_BYTES])
+        # An empty view of them would keep all octets.
+        rest = len(self._rest) > _PIECE_BYTES
+        self._rest = self._rest[_PIECE_BYTES:] if rest else _NOTHING
+        return piece
 
     def _send_now(self, chunks: Sequence[bytes]) -> int:
         """
@@ -200,7 +226,11 @@ class Wire:
             tail, self._tail = self._tail, b""
             self._transport.write(tail)
             return
-        if self._is_tls and self._transport.holds_cleartext():
+        if self._is_tls:
+            if self._transport.holds_cleartext() or not self._encrypt_rest():
+                return
+        elif self._rest:
+            self._write_rest()
             return
         self._tcp.unregisterProducer()
         if self._is_tls and self._transport.is_over:
@@ -217,6 +247,7 @@ class Wire:
         if self.writing:
             self.writing = False
             self._tcp.unregisterProducer()
+        self._rest, self._tail = _NOTHING, b""
         self._transport.abortConnection()
 
     def close(self) -> None:
@@ -239,6 +270,7 @@ class Wire:
     def lost(self) -> None:
         """The connection has ended: there is no socket to ask any more."""
         self._socket = self._ended = None
+        self._rest, self._tail = _NOTHING, b""
 
 
 def _send_with_tail(connection: socket.socket, chunks: Sequence[bytes]) -> int:

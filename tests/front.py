@@ -13,13 +13,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.web.server import Site
 
-from logiss.channel import ChannelSite
 from logiss.drain import Drain
 from logiss.health import RootResource
+from logiss.limits import ChannelLimits
 from logiss.metrics import Metrics
 from logiss.service import logs_resource
 from logiss.settings import Settings
-from logiss.site import LogsSite
+from logiss.site import ChannelSite, LogsSite
 from tests.fakes import FakeDeliverer, Lines
 
 USER, TOKEN = "user", "a:token"
@@ -70,7 +70,9 @@ class Front:
         if name == "channel":
             fixed = {b"/logs": self.logs, b"/logs/": self.logs}
             level = self.deliverer.delivery_level
-            return ChannelSite(self.root, self.clock, most, fixed, level)
+            limits = ChannelLimits(most)
+            budget = self.logs.budget
+            return ChannelSite(self.root, self.clock, limits, fixed, level, budget)
         if name == "logs":
             return LogsSite(self.root, self.clock, most)
         return Site(self.root, reactor=self.clock)

@@ -16,16 +16,16 @@ import logiss
 PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
-    "_version frames _frames stamp inflate settings metrics l2met credentials drain"
-    " relp",
+    "_version frames _frames stamp inflate chunked heads limits settings metrics l2met"
+    " credentials drain relp",
     # 1 wires
-    "journal connector tls wire receiver answers codec",
+    "journal connector tls wire receiver answers codec budget memory",
     # 2 connections
-    "senders",
+    "senders requests",
     # 3 queue and gate
-    "syslog_sender relp_sender pool budget guards counts requests retries",
+    "syslog_sender relp_sender pool guards counts retries intake channel",
     # 4 faces
-    "web channel site health",
+    "web site health",
     # 5 builder
     "service",
     # 6 doors
@@ -180,9 +180,9 @@ class BreachesTests(SynchronousTestCase):
         """Each kind of breach is found."""
         for room, source in [
             # the same floor, above, the package itself
-            ("pool", "from logiss.budget import Budget"),
-            ("pool", "from logiss import budget"),
-            ("pool", "import logiss.budget"),
+            ("pool", "from logiss.retries import Retries"),
+            ("pool", "from logiss import retries"),
+            ("pool", "import logiss.retries"),
             ("pool", "import logiss.web as w"),
             ("senders", "from logiss.pool import Pool"),
             ("web", "from logiss.service import LogissService"),

@@ -122,6 +122,7 @@ class TwinTestCase(SynchronousTestCase):
 
     rewrite: Callable[..., Batch] = staticmethod(pure.rewrite)
     split: Callable[[bytes], list[bytes]] = staticmethod(pure.split)
+    tail: Callable[[bytes, int], bytes] = staticmethod(pure.tail)
     syslog_frames: relp.SyslogFrames = staticmethod(relp.syslog_frames)
     answers: Callable[[int, int], bytes] = staticmethod(relp.answers)
 
@@ -135,6 +136,7 @@ class OnCompiled(TwinTestCase):
     if compiled is not None:
         rewrite = staticmethod(compiled.rewrite)
         split = staticmethod(compiled.split)
+        tail = staticmethod(compiled.tail)
         syslog_frames = staticmethod(compiled.syslog_frames)
         answers = staticmethod(compiled.answers)
 
@@ -757,6 +759,49 @@ class MessagesTests(TwinTestCase):
         self.assertIn("99 bytes", self.refusal(body, FrameLimits(batch_bytes=99)))
 
 
+class TailTests(TwinTestCase):
+    """`tail` begins where a frame does, and keeps no more frames than it has to."""
+
+    def test_table(self) -> None:
+        """To the octet, for frames of 5, 12 and 5 octets."""
+        frames = [b"3 abc", b"9 defghijkl", b"3 mno"]
+        octets = b"".join(frames)
+        for size, kept in (
+            (0, 0),
+            (1, 1),
+            (5, 1),
+            (6, 2),
+            (16, 2),
+            (17, 3),
+            (21, 3),
+            (22, 3),
+            (1000, 3),
+        ):
+            expected = b"".join(frames[len(frames) - kept :])
+            self.assertEqual(self.tail(octets, size), expected, size)
+
+    def test_no_batch(self) -> None:
+        """What is none is kept whole."""
+        for octets in (b"", b"x" * 50, b"5 hell", b"3 abc5 hell", b"3 abcx"):
+            self.assertEqual(self.tail(octets, 1), octets)
+
+    @on_each_twin
+    @given(
+        st.lists(st.binary(min_size=1, max_size=300), max_size=8),
+        st.integers(0, 1 << 60),
+    )
+    def test_any(self, messages: list[bytes], size: int) -> None:
+        """It is the shortest that will do."""
+        octets = counted(*messages)
+        tail = self.tail(octets, size)
+        self.assertTrue(octets.endswith(tail))
+        kept = self.split(tail)
+        self.assertEqual(kept, messages[len(messages) - len(kept) :])
+        self.assertTrue(len(tail) >= size or tail == octets)
+        if kept:
+            self.assertLess(len(counted(*kept[1:])), max(size, 1))
+
+
 class SplitTests(TwinTestCase):
     """`split` takes apart what `rewrite` has put together, and nothing else."""
 
@@ -1192,6 +1237,10 @@ class CompiledMessagesTests(OnCompiled, MessagesTests):
 
 class CompiledSplitTests(OnCompiled, SplitTests):
     """`SplitTests` on the compiled twin."""
+
+
+class CompiledTailTests(OnCompiled, TailTests):
+    """`TailTests` on the compiled twin."""
 
 
 class CompiledTxnrTests(OnCompiled, TxnrTests):

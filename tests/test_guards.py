@@ -11,6 +11,7 @@ from twisted.web.server import Request
 
 from logiss.answers import (
     BODY_TOO_LARGE,
+    LENGTH_REQUIRED,
     ONLY_POST,
     ONLY_SSL,
     SHUTTING_DOWN,
@@ -32,8 +33,14 @@ MAX_BODY_BYTES = 300
 class FakeRequest:
     """What the guards ask of a request of the channel's."""
 
-    def __init__(self, method: bytes, fields: dict[bytes, list[bytes]]) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        fields: dict[bytes, list[bytes]],
+        clientproto: bytes = b"HTTP/1.1",
+    ) -> None:
         self.method = method
+        self.clientproto = clientproto
         self._fields = fields
         self.client: Any = IPv4Address("TCP", "192.0.2.7", 50000)
 
@@ -47,8 +54,11 @@ class FakeRequest:
 class FakeStockRequest:
     """What they ask of one of twisted.web's."""
 
-    def __init__(self, method: bytes, fields: dict[bytes, list[bytes]]) -> None:
+    def __init__(
+        self, method: bytes, fields: dict[bytes, list[bytes]], clientproto: bytes
+    ) -> None:
         self.method = method
+        self.clientproto = clientproto
         self.requestHeaders = Headers(fields)
 
     def getClientAddress(self) -> Any:  # noqa: N802
@@ -60,6 +70,7 @@ class Asked:
     """A post that passes, until something of it is changed."""
 
     method: bytes = b"POST"
+    clientproto: bytes = b"HTTP/1.1"
     fields: dict[bytes, list[bytes]] = field(
         factory=lambda: {
             b"x-forwarded-proto": [b"https"],
@@ -77,7 +88,8 @@ class Asked:
         return evolve(self, fields=fields)
 
     def post(self, kind: Any = FakeRequest) -> Post:
-        return Post(cast(Request, kind(self.method, self.fields)), 7.0)
+        request = kind(self.method, self.fields, self.clientproto)
+        return Post(cast(Request, request), 7.0)
 
 
 class GuardsTestCase(SynchronousTestCase):
@@ -267,6 +279,13 @@ class GuardTests(GuardsTestCase):
         asked = Asked()
         del asked.fields[b"content-length"]
         self.check(asked, None)
+
+    def test_old_without_length(self) -> None:
+        """On HTTP/1.0 a body without a length may be lost unseen: it is refused."""
+        asked = Asked(clientproto=b"HTTP/1.0")
+        self.check(asked, None)
+        del asked.fields[b"content-length"]
+        self.check(asked, LENGTH_REQUIRED)
 
     def test_draining_alone(self) -> None:
         """Draining can be asked about by itself, again and again."""

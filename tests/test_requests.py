@@ -22,8 +22,9 @@ from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
 from logiss.answers import OK, Answer
-from logiss.channel import ChannelSite
+from logiss.limits import ChannelLimits
 from logiss.requests import LeanRequest
+from logiss.site import ChannelSite
 from tests.fakes import outcome
 from tests.front import Connection
 
@@ -110,7 +111,9 @@ class Wire(StringTransportWithDisconnection):
 
 def lean(root: IResource, octets: bytes, wire: Wire) -> bytes:
     """What `ChannelSite` answers to `octets`."""
-    return _answer(ChannelSite(root, Clock(), 10_000, fixed={}), octets, wire)
+    return _answer(
+        ChannelSite(root, Clock(), ChannelLimits(10_000), fixed={}), octets, wire
+    )
 
 
 def stock(root: IResource, octets: bytes, wire: Wire) -> bytes:
@@ -498,7 +501,7 @@ class SessionTests(SynchronousTestCase):
     def test_session(self) -> None:
         """A session is made, known again by its cookie, and ends with its time."""
         for make in (
-            lambda root, clock: ChannelSite(root, clock, 1000, fixed={}),
+            lambda root, clock: ChannelSite(root, clock, ChannelLimits(1000), fixed={}),
             lambda root, clock: Site(root, reactor=clock),
         ):
             clock = Clock()
@@ -534,7 +537,7 @@ class NotifyTests(SynchronousTestCase):
                 requests.append(request)
                 return NOT_DONE_YET
 
-        site = ChannelSite(Later(), Clock(), 1000, fixed={})
+        site = ChannelSite(Later(), Clock(), ChannelLimits(1000), fixed={})
         connection = Connection(site)
         connection.send(octets)
         (request,) = requests
@@ -586,7 +589,7 @@ class LeanTests(SynchronousTestCase):
 
     def made_of(self, look: Look, octets: bytes) -> set[str]:
         leaf = Looking(look)
-        site = ChannelSite(leaf, Clock(), 1000, fixed={b"/fixed": leaf})
+        site = ChannelSite(leaf, Clock(), ChannelLimits(1000), fixed={b"/fixed": leaf})
         Connection(site).send(octets)
         (request,) = leaf.requests
         return set(vars(request)) & MADE_WHEN_TOUCHED
@@ -641,7 +644,11 @@ class WriteAnswerTests(SynchronousTestCase):
     def answer(self, answer: Answer, octets: bytes) -> tuple[bytes, bool]:
         wire = Wire()
         site = ChannelSite(
-            Looking(answer.write_to), Clock(), 1000, fixed={}, delivery_level="sent"
+            Looking(answer.write_to),
+            Clock(),
+            ChannelLimits(1000),
+            fixed={},
+            delivery_level="sent",
         )
         site.doStart()
         channel = site.buildProtocol(None)

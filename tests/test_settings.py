@@ -180,6 +180,18 @@ class ReadTests(ReadTestCase):
         ("BODY_RATE", "0", "body_rate", 0),
         ("BODY_RATE", "16KiB", "body_rate", 16_384),
         ("KEEPALIVE_TIMEOUT", "1m", "keepalive_timeout_seconds", 60.0),
+        ("MAX_REQUEST_LINE", "1KiB", "max_request_line_bytes", 1024),
+        ("MAX_REQUEST_LINE", "1MiB", "max_request_line_bytes", MIB),
+        ("MAX_HEADER_BYTES", "2048", "max_header_bytes", 2048),
+        ("MAX_HEADER_FIELDS", "1", "max_header_fields", 1),
+        ("MAX_HEADER_FIELDS", "1000000", "max_header_fields", 1_000_000),
+        ("READ_AHEAD", "0", "read_ahead_bytes", 0),
+        ("READ_AHEAD", "1MiB", "read_ahead_bytes", MIB),
+        ("MAX_FRAMES", "7", "max_frames", 7),
+        ("MAX_FRAME_BYTES", "1KiB", "max_frame_bytes", 1024),
+        ("MAX_FRAME_BYTES", "128KiB", "max_frame_bytes", 131_072),
+        ("MAX_GZIP_MEMBERS", "1", "max_gzip_members", 1),
+        ("MAX_GZIP_RATIO", "1000", "max_gzip_ratio", 1000),
         ("FORWARD_COUNT", "1", "forward_count", 1),
         ("FORWARD_COUNT", "1000", "forward_count", 1000),
         ("TOKEN_MAP", "a:b", "tokens", (("a", "b"),)),
@@ -301,6 +313,26 @@ class ReadTests(ReadTestCase):
         ("DELIVERY", ["relp"], "FORWARD_DEST=relp://host:port"),
         ("REPLAY_BYTES", ["-1", "1.5", "much", "1 TiB"], "bytes"),
         ("RELP_WINDOW", ["0", "1001", "1.5", "all"], "from 1 to 1000"),
+        *(
+            (name, ["1023", "1025KiB", "2MiB"], "from 1KiB to 1MiB")
+            for name in ("MAX_REQUEST_LINE", "MAX_HEADER_BYTES")
+        ),
+        *(
+            (
+                name,
+                ["0", "1000001", "-1", "1.5", "all", "1_0", "٣"],
+                "from 1 to 1000000",
+            )
+            for name in (
+                "MAX_HEADER_FIELDS",
+                "MAX_FRAMES",
+                "MAX_GZIP_MEMBERS",
+                "MAX_GZIP_RATIO",
+            )
+        ),
+        ("MAX_FRAME_BYTES", ["131073", "1MiB"], "at most 131072"),
+        ("MAX_FRAME_BYTES", ["0", "big"], "KiB, MiB"),
+        ("READ_AHEAD", ["-1", "some"], "KiB, MiB"),
         ("REDIS_URL", ["redis://a"], "use TOKEN_MAP"),
     ]
 

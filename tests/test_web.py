@@ -221,7 +221,7 @@ class PostTests(PostTestCase):
         self.connection.send(request(BODY))
         self.clock.advance(1)
         self.assertEqual(self.front.deliverer.payloads, [])
-        self.front.logs.budget.release(len(BODY))
+        self.front.logs.budget.release(self.front.settings.max_inflight_bytes)
         self.assertEqual(self.code(), 200)
         self.assertEqual(self.front.deliverer.octets, FORWARDED)
 

@@ -101,6 +101,30 @@ class StraightToTheKernelTests(WireTestCase):
         self.assertEqual(self.transport.taken, b"later " * 20 + b"and later")
         self.assertEqual(self.left, [True])
 
+    def test_in_pieces(self) -> None:
+        """The transport, which copies, is given a piece of a large write at a time."""
+        octets = os.urandom(5_000_000)
+        self.assertFalse(self.wire.write([octets]))
+        arrived = self.read_all()
+        held = 0
+        while self.wire.writing:
+            transport = self.transport
+            held = max(held, len(transport.dataBuffer) + transport._tempDataLen)
+            transport.room = 50_000
+            transport.doWrite()
+        self.assertEqual(arrived + self.transport.taken, octets)
+        self.assertEqual(self.left, [True])
+        self.assertLessEqual(held, 256 * 1024)
+        self.assertEqual(self.wire._rest.obj, b"", "the octets are kept")
+
+    def test_aborted(self) -> None:
+        """What the transport has not been given when it is aborted never is."""
+        self.assertFalse(self.wire.write([bytes(5_000_000)]))
+        self.wire.abort()
+        self.transport.run()
+        self.assertLess(len(self.transport.taken), 300_000)
+        self.assertEqual(self.left, [])
+
     def test_end_of_file(self) -> None:
         """A backend that has closed is seen, even behind unread bytes."""
         for octets in (b"", b"unread bytes in front"):
@@ -195,7 +219,7 @@ class TailTests(WireTestCase):
 
         self.transport.write = recorded  # type: ignore[method-assign]
         self.transport.run()
-        self.assertEqual([len(w) for w in writes], [64])
+        self.assertEqual(writes[-1], octets[-64:])
         self.assertEqual(arrived + self.transport.taken, octets)
         self.assertEqual(self.left, [True])
 

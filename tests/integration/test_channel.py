@@ -23,7 +23,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss import channel
-from logiss.channel import ChannelSite
+from logiss.limits import ChannelLimits
+from logiss.site import ChannelSite
 from tests.fakes import outcome
 from tests.front import Front, framed, message, request, stamped
 from tests.integration.clients import Client, connect, until
@@ -81,7 +82,9 @@ async def listening(site: Any) -> AsyncIterator[Served]:
 
 
 def serving(function: Callable[[Any], object]) -> Any:
-    return listening(ChannelSite(Calls(function), reactor, MAX_BODY_BYTES, fixed={}))
+    return listening(
+        ChannelSite(Calls(function), reactor, ChannelLimits(MAX_BODY_BYTES), fixed={})
+    )
 
 
 def get(path: str = "/", *fields: str) -> bytes:
