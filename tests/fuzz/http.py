@@ -7,7 +7,6 @@ the daemon's own tree, with a deliverer that records, shows what becomes of post
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -19,10 +18,11 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from logiss import channel, stamp
+from logiss import stamp
 from logiss.answers import OK
-from logiss.channel import ChannelSite, Deadlines
+from logiss.limits import ChannelLimits, Deadlines
 from logiss.pool import NotDelivered
+from logiss.site import ChannelSite
 from tests import frames_oracle
 from tests.front import PEER, Front
 from tests.fuzz import h11_oracle
@@ -32,11 +32,14 @@ from tests.test_channel import Wire
 
 BYTES_MAX = 8 * 1024
 MAX_BODY_BYTES = 2000
-DEADLINES = Deadlines(idle_seconds=20, header_seconds=2, body_seconds=4)
 LATE_SECONDS = 5
 #: So little that inputs of the usual size meet them.
-READ_AHEAD_BYTES = 300
 BUFFER_BYTES = 500
+LIMITS = ChannelLimits(
+    MAX_BODY_BYTES,
+    read_ahead_bytes=300,
+    deadlines=Deadlines(idle_seconds=20, header_seconds=2, body_seconds=4),
+)
 
 _Fields: TypeAlias = dict[bytes, list[bytes]]
 
@@ -120,10 +123,10 @@ class _FrontSite(ChannelSite):
         super().__init__(
             front.root,
             clock,
-            MAX_BODY_BYTES,
+            LIMITS,
             fixed,
             front.deliverer.delivery_level,
-            DEADLINES,
+            front.logs.budget,
         )
         self.served: list[Served] = []
 
@@ -148,6 +151,7 @@ class _Client:
 
     def __init__(self, site: ChannelSite, room: int | None = None) -> None:
         self.site = site
+        self.clock: Any = site.clock
         site.doStart()
         self.channel = site.buildProtocol(None)
         self.wire = _NarrowWire()
@@ -163,24 +167,35 @@ class _Client:
         for piece in pieces:
             while not self.wire.is_reading and not self.wire.is_closed:
                 assert happens(), "reading has paused for ever"
-            if self.wire.connected:
-                self.channel.dataReceived(piece)
+            self.send_one(piece)
+
+    def send_one(self, piece: bytes) -> None:
+        if self.wire.connected:
+            self.channel.dataReceived(piece)
+            self.run_turns()
+
+    def run_turns(self) -> None:
+        """What waits for its turn in the reactor has it."""
+        clock = self.clock
+        while any(call.getTime() <= clock.seconds() for call in clock.calls):
+            clock.advance(0)
 
     def flush(self) -> bool:
         """The kernel takes what waits for it, if anything does."""
         waits = self.wire.is_writing
         self.wire.flush()
+        self.run_turns()
         return waits
 
     def leave(self) -> None:
         """The client is gone: nothing may stay behind."""
-        clock: Any = self.site.clock
         self.wire.lose()
         assert self.site.channels == set(), "the site has kept the channel"
-        calls = clock.getDelayedCalls()
+        calls = self.clock.getDelayedCalls()
         assert len(calls) == 1, f"behind the connection: {calls}"
         self.site.doStop()
-        assert clock.getDelayedCalls() == [], "the site has kept a timer"
+        assert self.clock.getDelayedCalls() == [], "the site has kept a timer"
+        assert self.site.budget.reserved_bytes == 0, "bytes are reserved for nobody"
 
 
 # what is read
@@ -196,7 +211,7 @@ def _check_reading(octets: bytes, read_by_h11: list[Request]) -> None:
 
 def _read(pieces: Iterable[bytes]) -> Outcome:
     recorder = _Recorder()
-    client = _Client(ChannelSite(recorder, Clock(), MAX_BODY_BYTES, fixed={}))
+    client = _Client(ChannelSite(recorder, Clock(), LIMITS, fixed={}))
     client.send(pieces, client.flush)
     outcome = Outcome(recorder.served, client.wire.sent, client.wire.is_closed, [])
     client.leave()
@@ -300,17 +315,6 @@ def _not_delivered(waiter: Deferred[None]) -> None:
     waiter.errback(Failure(NotDelivered("no backend")))
 
 
-@contextmanager
-def _little_read_ahead() -> Iterator[None]:
-    """Reading pauses behind much less than it usually does."""
-    usual = channel.READ_AHEAD_BYTES
-    channel.READ_AHEAD_BYTES = READ_AHEAD_BYTES
-    try:
-        yield
-    finally:
-        channel.READ_AHEAD_BYTES = usual
-
-
 def _posted(
     pieces: Iterable[bytes],
     room: int | None = None,
@@ -330,13 +334,13 @@ def _posted(
         for waiter in front.deliverer.waiters:
             if not waiter.called:
                 (end or _delivered)(waiter)
+                client.run_turns()
                 return True
         return client.flush()
 
-    with _little_read_ahead():
-        client.send(pieces, happens)
-        while happens():
-            pass
+    client.send(pieces, happens)
+    while happens():
+        pass
     outcome = Outcome(
         site.served,
         client.wire.sent,
@@ -349,7 +353,6 @@ def _posted(
 
 
 def _check_empty(front: Front) -> None:
-    assert front.logs.budget.reserved_bytes == 0, "bytes are reserved for nobody"
     assert front.drain.inside == 0, "a post has not left"
 
 
@@ -409,8 +412,9 @@ def _check_leaving(octets: bytes) -> None:
     front = Front(clock, max_body_bytes=MAX_BODY_BYTES)
     front.deliverer.at_once = False
     client = _Client(_FrontSite(front, clock), chance.choice((None, 0, 40)))
-    # It does not care whether it is read from.
-    client.send(cut(begun, chance), lambda: False)
+    for piece in cut(begun, chance):
+        if client.wire.is_reading:
+            client.send_one(piece)
     if chance.randrange(2):
         clock.pump([1.0] * LATE_SECONDS)
     client.leave()

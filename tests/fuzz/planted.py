@@ -44,14 +44,14 @@ MISTAKES = (
     Mistake(
         "takes other codings before chunked",
         "http",
-        "channel",
+        "heads",
         "    return codings is not None and (\n",
         "    return codings is None and (\n",
     ),
     Mistake(
         "takes a doubled Host",
         "http",
-        "channel",
+        "heads",
         'len(fields.get(b"host", ())) != 1',
         'len(fields.get(b"host", ())) < 1',
     ),
@@ -59,17 +59,17 @@ MISTAKES = (
         "takes a doubled Content-Length",
         "http",
         "channel",
-        "            self._parser.feed_data(data)\n",
+        "            self._parser.feed_data(octets)\n",
         "            import re\n"
         '            again = rb"(\\nContent-Length: .*?)\\r\\nContent-Length: [0-9]+"\n'
-        '            self._parser.feed_data(re.sub(again, rb"\\1", data))\n',
+        '            self._parser.feed_data(re.sub(again, rb"\\1", bytes(octets)))\n',
     ),
     Mistake(
-        "loses the 257th piece of a body",
+        "loses small pieces of a body behind its first 300 bytes",
         "http",
         "requests",
-        "            chunks.append(bytearray())\n",
-        "            chunks.append(bytearray())\n            return\n",
+        "            chunks[-1] += chunk\n",
+        "            chunks[-1] += chunk if len(chunks[-1]) < 300 else b''\n",
     ),
     Mistake(
         "keeps the budget of refused posts",
@@ -104,24 +104,24 @@ MISTAKES = (
         "keeps a byte of each gzip body",
         "gzip",
         "inflate",
-        "        if members > limits.members:\n",
-        '        __builtins__.setdefault("kept", []).append(body[:1] + b"x")\n'
-        "        if members > limits.members:\n",
+        "        if self._members > self._limits.members:\n",
+        '        __builtins__.setdefault("kept", []).append(self._rest[:1] + b"x")\n'
+        "        if self._members > self._limits.members:\n",
         by_corpus=False,
     ),
     Mistake(
         "inflates one byte more than allowed",
         "gzip",
         "inflate",
-        "            if total > most:\n",
-        "            if total > most + 1:\n",
+        "        if self._inflated_bytes > most:\n",
+        "        if self._inflated_bytes > most + 1:\n",
     ),
     Mistake(
         "spins behind a half member",
         "gzip",
         "inflate",
-        "            if not piece and not rest and not member.eof:\n",
-        "            if not piece and not rest and not member.eof and members < 2:\n",
+        "            if self._member is not None and not self._rest:\n",
+        "            if self._members < 2 and not self._rest:\n",
         by_corpus=False,
     ),
     Mistake(
