@@ -23,7 +23,8 @@ from logiss.answers import (
 from logiss.credentials import Credential, Credentials
 from logiss.drain import Drain
 from logiss.metrics import Metrics
-from logiss.settings import Settings
+from logiss.settings import EVERYBODY, Settings
+from logiss.trust import TrustedProxies
 
 CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
 
@@ -74,6 +75,10 @@ def _address(request: Request, forwarded: list[bytes] | None) -> bytes:
     return peer_address(getattr(request.getClientAddress(), "host", "")).encode()
 
 
+def _peer(request: Request) -> str:
+    return peer_address(getattr(request.getClientAddress(), "host", ""))
+
+
 def peer_address(host: str) -> str:
     """A peer's address without zone; one that is IPv4 mapped to IPv6 as IPv4."""
     if ":" not in host:
@@ -100,8 +105,15 @@ class Guards:
         self._drain = drain
         self._metrics = metrics
         self._too_large = too_large
-        ssl: tuple[Guard, ...] = (self._ssl,) if settings.enforce_ssl else ()
+        self._trusted = TrustedProxies(settings.trusted_proxies)
+        # Nobody is looked up where everybody is trusted.
+        trusts_all = settings.trusted_proxies == EVERYBODY
+        trust: tuple[Guard, ...] = () if trusts_all else (self._trust,)
+        ssl: tuple[Guard, ...] = ()
+        if settings.enforce_ssl:
+            ssl = (self._ssl if trusts_all else self._ssl_of_trusted,)
         self._guards: tuple[Guard, ...] = (
+            *trust,
             *ssl,
             self.draining,
             self._method,
@@ -118,6 +130,15 @@ class Guards:
             if refusal is not None:
                 return refusal
         return None
+
+    def _trust(self, post: Post) -> None:
+        """Refuses none, but takes nobody's word on an address who is not trusted."""
+        peer = _peer(post.request)
+        if peer not in self._trusted:
+            post.remote_addr = peer.encode() or None
+
+    def _ssl_of_trusted(self, post: Post) -> Answer | None:
+        return self._ssl(post) if _peer(post.request) in self._trusted else ONLY_SSL
 
     def _ssl(self, post: Post) -> Answer | None:
         proto = _first(post.values(b"x-forwarded-proto")) or b""

@@ -228,6 +228,17 @@ class EventLog:
             f" message={quoted(why)}"
         )
 
+    def proxy_headers_refused(self, count: int, remote_addr: str, why: str) -> None:
+        """
+        Connections did not begin with a PROXY header.
+
+        @param remote_addr: who opened one of them, as is `why`.
+        """
+        self._line(
+            f"count#log-iss.http.proxy-headers.refused={count}"
+            f" remote_addr={quoted(remote_addr)} message={quoted(why)}"
+        )
+
     # connections to the backend
 
     def connect_attempted(self, sender_id: int, destination: str = "") -> None:

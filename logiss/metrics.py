@@ -45,3 +45,4 @@ class Metrics:
     lost_by_headers: int = 0
     dropped_by_frames: int = 0
     lost_by_frames: int = 0
+    proxy_headers_refused: int = 0

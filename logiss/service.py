@@ -31,11 +31,13 @@ from logiss import codec
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials
 from logiss.drain import Drain
+from logiss.guards import peer_address
 from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.limits import ChannelLimits, Deadlines, HeadLimits
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
+from logiss.proxied import ProxiedFactory
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Destination, Settings, SettingsError
@@ -228,7 +230,7 @@ class LogissService(Service):
             connected=lambda: self.forwarder.pool.connected,
             delivery_level=self.forwarder.pool.delivery_level,
         )
-        self._clients: Clients | ChannelSite
+        self._clients: Clients | ChannelSite | ProxiedFactory
         if settings.http_channel == "stock":
             site = LogsSite(
                 root,
@@ -246,6 +248,13 @@ class LogissService(Service):
                 delivery_level=self.forwarder.pool.delivery_level,
                 budget=self.logs.budget,
                 on_cut=self._clients_cut,
+            )
+        if settings.proxy_protocol:
+            self._clients = ProxiedFactory(
+                self._clients,
+                reactor,
+                settings.header_timeout_seconds,
+                self._proxy_headers_refused,
             )
         self._port: IListeningPort | None = None
         self._sums = LoopingCall(self._sum_up)
@@ -299,6 +308,11 @@ class LogissService(Service):
     def _clients_cut(self, count: int, address: IAddress, why: str) -> None:
         self.metrics.clients_cut += count
         self.events.clients_cut(count, getattr(address, "host", ""), why)
+
+    def _proxy_headers_refused(self, count: int, address: IAddress, why: str) -> None:
+        self.metrics.proxy_headers_refused += count
+        host = peer_address(getattr(address, "host", ""))
+        self.events.proxy_headers_refused(count, host, why)
 
     def _sum_up(self) -> None:
         now = (self.metrics.posts_succeeded, self.metrics.frames_delivered)

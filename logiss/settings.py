@@ -9,7 +9,14 @@ variable's name; none of them repeats a secret.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import (
+    AddressValueError,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,6 +77,12 @@ def _one_or_several(
     if given is None:
         return ()
     return (given,) if isinstance(given, Destination) else tuple(given)
+
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+#: Every address there is.
+EVERYBODY: Networks = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+_NOBODY: Networks = ()
 
 
 @frozen
@@ -139,6 +152,12 @@ class Settings:
     max_frame_bytes: int = FRAME_BYTES_MAX
     max_gzip_members: int = 16
     max_gzip_ratio: int = 200
+    proxy_protocol: bool = False
+    # Behind a PROXY header the peer is whoever the proxy names, and could name itself
+    # anything.
+    trusted_proxies: Networks = Factory(
+        lambda self: _NOBODY if self.proxy_protocol else EVERYBODY, takes_self=True
+    )
 
     @property
     def delivery_level(self) -> str:
@@ -188,6 +207,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             problems.append(f"{name}: {e}")
             return default
 
+    proxy_protocol = variable("PROXY_PROTOCOL", parse_flag, False)
     settings = Settings(
         deploy=variable("DEPLOY", str, "", "set it to a label for this instance"),
         tokens=variable(
@@ -234,6 +254,12 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_frame_bytes=variable("MAX_FRAME_BYTES", parse_frame_size, FRAME_BYTES_MAX),
         max_gzip_members=variable("MAX_GZIP_MEMBERS", parse_many, 16),
         max_gzip_ratio=variable("MAX_GZIP_RATIO", parse_many, 200),
+        proxy_protocol=proxy_protocol,
+        trusted_proxies=variable(
+            "TRUSTED_PROXIES",
+            parse_networks,
+            _NOBODY if proxy_protocol else EVERYBODY,
+        ),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -242,6 +268,13 @@ def read(environ: Mapping[str, str]) -> Settings:
             " never find room; raise it or lower MAX_BODY_BYTES"
         )
     problems += _destination_problems(settings)
+    is_trust_stated = bool(environ.get("TRUSTED_PROXIES", "").strip())
+    if settings.enforce_ssl and proxy_protocol and not is_trust_stated:
+        problems.append(
+            "ENFORCE_SSL: with PROXY_PROTOCOL nobody is trusted for X-Forwarded-Proto"
+            " unless TRUSTED_PROXIES says who, so that every post would be refused;"
+            " set TRUSTED_PROXIES or unset ENFORCE_SSL"
+        )
     # A room that is not built yet: to go on without it would serve something else
     # than what the operator has asked for.
     variable("REDIS_URL", _parse_redis_url, None)
@@ -397,6 +430,41 @@ def parse_on_timeout(text: str) -> str:
     if text.lower() in ("respond", "hangup"):
         return text.lower()
     raise ValueError(f"must be 'respond' or 'hangup', not {text!r}")
+
+
+_NETWORK = re.compile(r"[0-9A-Fa-f.:]+(?:/[0-9]{1,3})?")
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def parse_networks(text: str) -> Networks:
+    """Networks split at ``,`` or spaces, of IPv4 or IPv6; ``all`` is every address."""
+    if text.lower() == "all":
+        return EVERYBODY
+    entries = re.split(r"[\s,]+", text.strip(", "))
+    return tuple(parse_network(entry) for entry in entries)
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """One network; an address is one of itself, IPv4-mapped addresses are IPv4."""
+    if not _NETWORK.fullmatch(text):
+        raise _no_network(text)
+    try:
+        network = ip_network(text, strict=False)
+        address = ip_address(text.partition("/")[0])
+    except ValueError:
+        raise _no_network(text) from None
+    if address != network.network_address:
+        raise ValueError(f"{text!r} has bits set behind its mask; write {network}")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        low = int(network.network_address) & 0xFFFF_FFFF
+        return IPv4Network((low, network.prefixlen - _MAPPED.prefixlen))
+    return network
+
+
+def _no_network(text: str) -> ValueError:
+    return ValueError(
+        f"must be 'all', or networks like 10.0.0.0/8 or 2001:db8::/32, not {text!r}"
+    )
 
 
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"

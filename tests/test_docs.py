@@ -246,6 +246,7 @@ class LogLinesTests(SynchronousTestCase):
             "losses_reported": (post, (1, 1), (1, 1)),
             "posts_summed": (1, 1),
             "clients_cut": (1, "192.0.2.7", "why"),
+            "proxy_headers_refused": (1, "192.0.2.7", "why"),
             "connect_attempted": (0,),
             "connect_succeeded": (0, 0.1, "192.0.2.7:601"),
             "connect_failed": (0, "why"),

@@ -17,9 +17,9 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate chunked heads limits settings metrics l2met"
-    " credentials drain relp",
+    " credentials drain relp trust proxy_header",
     # 1 wires
-    "journal connector tls wire receiver answers codec budget memory",
+    "journal connector tls wire receiver answers codec budget memory proxied",
     # 2 connections
     "senders requests",
     # 3 queue and gate

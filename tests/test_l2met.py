@@ -128,6 +128,11 @@ class EventLogTests(SynchronousTestCase):
             'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
         ),
         (
+            lambda log: log.proxy_headers_refused(2, "::1", 'a "b"'),
+            'count#log-iss.http.proxy-headers.refused=2 remote_addr="::1"'
+            ' message="a \\"b\\""',
+        ),
+        (
             lambda log: log.connect_attempted(0),
             "count#log-iss.forwarder.connect.attempt=1 id=0",
         ),

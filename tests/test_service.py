@@ -5,10 +5,13 @@ import os
 import sys
 from typing import Any
 
-from twisted.internet.testing import MemoryReactorClock
+from attrs import evolve
+from twisted.internet.address import IPv6Address
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import service, wire
+from logiss.proxied import ProxiedFactory
 from logiss.service import Forwarder, LogissService, platform_problems
 from logiss.settings import Destination, Settings, SettingsError
 from logiss.wire import why_no_acknowledgements
@@ -136,3 +139,51 @@ class ProblemTests(SynchronousTestCase):
             forwarder = self.forwarder(settings(delivery, forward_dest))
             level = "relp" if forward_dest != (SYSLOG,) else delivery
             self.assertEqual(forwarder.pool.delivery_level, level)
+
+
+class ProxiedTests(SynchronousTestCase):
+    """With PROXY_PROTOCOL each connection is asked for its header first."""
+
+    def setUp(self) -> None:
+        self.patch(service, "why_no_acknowledgements", lambda: "")
+
+    def listening(self, **changes: Any) -> tuple[LogissService, Any, Lines]:
+        """A service, the factory that it listens with, and its lines."""
+        reactor: Any = MemoryReactorClock()
+        lines = Lines()
+        house = LogissService(reactor, evolve(settings(), **changes), lines.write)
+        house.startService()
+        return house, reactor.tcpServers[0][1], lines
+
+    def test_wrapped(self) -> None:
+        """On both channels, and without it on none."""
+        for channel in ("fast", "stock"):
+            _, factory, _ = self.listening(http_channel=channel, proxy_protocol=True)
+            self.assertIsInstance(factory, ProxiedFactory)
+            _, factory, _ = self.listening(http_channel=channel)
+            self.assertNotIsInstance(factory, ProxiedFactory)
+
+    def test_refused(self) -> None:
+        """What is refused is counted, and a second's refusals are one line."""
+        house, factory, lines = self.listening(
+            proxy_protocol=True, header_timeout_seconds=3.0
+        )
+        reactor: Any = house._reactor
+        for octets in (b"GET / HTTP/1.1\r\n", b""):
+            protocol = factory.buildProtocol(None)
+            peer = IPv6Address("TCP", "::ffff:192.0.2.7", 1)
+            transport = StringTransport(peerAddress=peer)
+            protocol.makeConnection(transport)
+            protocol.dataReceived(octets)
+            reactor.advance(3.0)
+            reactor.advance(1.0)
+            self.assertTrue(transport.disconnecting)
+        self.assertEqual(house.metrics.proxy_headers_refused, 2)
+        key = "count#log-iss.http.proxy-headers.refused"
+        self.assertEqual(
+            [(said["remote_addr"], said["message"]) for said in lines.having(key, "1")],
+            [
+                ("192.0.2.7", "no PROXY header"),
+                ("192.0.2.7", "no whole PROXY header within 3 s"),
+            ],
+        )

@@ -3,6 +3,7 @@
 import tempfile
 from base64 import encodebytes
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.credentials import Credentials
 from logiss.settings import (
+    EVERYBODY,
     MASK,
     BackendPEM,
     Destination,
@@ -227,6 +229,29 @@ class ReadTests(ReadTestCase):
         ("DELIVERY", "sent", "delivery", "sent"),
         ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
         ("ON_TIMEOUT", "Hangup", "on_timeout", "hangup"),
+        ("PROXY_PROTOCOL", "0", "proxy_protocol", False),
+        *(
+            ("TRUSTED_PROXIES", text, "trusted_proxies", networks)
+            for text, networks in (
+                ("all", EVERYBODY),
+                ("ALL", EVERYBODY),
+                ("10.0.0.0/8", (IPv4Network("10.0.0.0/8"),)),
+                ("192.0.2.7", (IPv4Network("192.0.2.7/32"),)),
+                ("2001:DB8::/32", (IPv6Network("2001:db8::/32"),)),
+                ("::1", (IPv6Network("::1/128"),)),
+                ("::ffff:10.0.0.0/104", (IPv4Network("10.0.0.0/8"),)),
+                ("::ffff:192.0.2.7", (IPv4Network("192.0.2.7/32"),)),
+                ("0.0.0.0/0", (IPv4Network("0.0.0.0/0"),)),
+                (
+                    "10.0.0.0/8, ::1  192.0.2.7,",
+                    (
+                        IPv4Network("10.0.0.0/8"),
+                        IPv6Network("::1/128"),
+                        IPv4Network("192.0.2.7/32"),
+                    ),
+                ),
+            )
+        ),
         ("REQUEST_LOG", "all", "log_successes", True),
         ("REQUEST_LOG", "errors", "log_successes", False),
     ]
@@ -296,7 +321,12 @@ class ReadTests(ReadTestCase):
         ("TOKEN_MAP", ["a:b,c", "a:b,", "a:b|c,d"], "entry 2 must be user:token"),
         *(
             (name, ["2", "ja", "y", "-", "truee", "0.0"], "1/true/yes/on")
-            for name in ("ENFORCE_SSL", "KEEP_STRUCTURED_DATA", "REQUIRE_MSG_COUNT")
+            for name in (
+                "ENFORCE_SSL",
+                "KEEP_STRUCTURED_DATA",
+                "REQUIRE_MSG_COUNT",
+                "PROXY_PROTOCOL",
+            )
         ),
         ("METADATA_ID", ["a b", "a=b", 'a"', "a]", "ä", "m" * 33, "a\x7f"], "32 print"),
         ("METADATA_ID", ["origin"], "must not be 'origin'"),
@@ -333,6 +363,26 @@ class ReadTests(ReadTestCase):
         ("MAX_FRAME_BYTES", ["131073", "1MiB"], "at most 131072"),
         ("MAX_FRAME_BYTES", ["0", "big"], "KiB, MiB"),
         ("READ_AHEAD", ["-1", "some"], "KiB, MiB"),
+        (
+            "TRUSTED_PROXIES",
+            [
+                ",",
+                "proxy.example.com",
+                "10.0.0.0/33",
+                "10.0.0.0/255.0.0.0",
+                "10.0.0.0/",
+                "10.0.0",
+                "10.0.0.256",
+                "2001:db8::/129",
+                "fe80::1%eth0",
+                "[::1]",
+                "10.0.0.1;10.0.0.2",
+                "10.0.0.1 all",
+                "٣.0.0.1",
+            ],
+            "must be 'all', or networks like",
+        ),
+        ("TRUSTED_PROXIES", ["10.0.0.1/8", "::1, 10.0.0.1/8"], "write 10.0.0.0/8"),
         ("REDIS_URL", ["redis://a"], "use TOKEN_MAP"),
     ]
 
@@ -391,6 +441,38 @@ class ReadTests(ReadTestCase):
             {**REQUIRED, "FORWARD_DEST": "a:1,b:1", "FORWARD_COUNT": "1"}
         )
         self.assertTrue(problem.startswith("FORWARD_COUNT: is 1"), problem)
+
+    def test_bad_network(self) -> None:
+        """The one that is wrong is named."""
+        problem = self.problem("TRUSTED_PROXIES", "10.0.0.0/8, 10.0.0.0/99, ::1")
+        self.assertIn("not '10.0.0.0/99'", problem)
+
+    def test_nobody_trusted_behind_proxy_protocol(self) -> None:
+        """Behind PROXY headers nobody is trusted unless it is said who."""
+        self.assertEqual(self.read(PROXY_PROTOCOL="1").trusted_proxies, ())
+        for text, networks in (
+            ("all", EVERYBODY),
+            ("::1", (IPv6Network("::1/128"),)),
+        ):
+            settings = self.read(PROXY_PROTOCOL="on", TRUSTED_PROXIES=text)
+            self.assertTrue(settings.proxy_protocol)
+            self.assertEqual(settings.trusted_proxies, networks)
+        self.assertEqual(Settings("local", proxy_protocol=True).trusted_proxies, ())
+        self.assertEqual(Settings("local").trusted_proxies, EVERYBODY)
+
+    def test_ssl_behind_proxy_protocol(self) -> None:
+        """To ask for HTTPS and believe nobody is a mistake, with what to do."""
+        both = {"PROXY_PROTOCOL": "1", "ENFORCE_SSL": "1"}
+        for unset in ({}, {"TRUSTED_PROXIES": ""}, {"TRUSTED_PROXIES": " "}):
+            (problem,) = self.problems({**REQUIRED, **both, **unset})
+            self.assertTrue(problem.startswith("ENFORCE_SSL: "), problem)
+            self.assertIn("set TRUSTED_PROXIES or unset ENFORCE_SSL", problem)
+        (problem,) = self.problems({**REQUIRED, **both, "TRUSTED_PROXIES": "x"})
+        self.assertTrue(problem.startswith("TRUSTED_PROXIES: "), problem)
+        for text in ("all", "10.0.0.0/8"):
+            self.assertTrue(self.read(**both, TRUSTED_PROXIES=text).enforce_ssl)
+        self.read(PROXY_PROTOCOL="1", ENFORCE_SSL="0")
+        self.read(PROXY_PROTOCOL="0", ENFORCE_SSL="1")
 
     def test_others_ignored(self) -> None:
         """Variables of others do not matter."""
