@@ -15,6 +15,7 @@ Room             Its one sentence
 ``gzipped``      Target: gzip bodies, against the standard library's reader
 ``relp_model``   What the answers of a RELP server say, worked out plainly
 ``relp``         Target: a RELP server's answers, against the model and the twin
+``proxied``      Target: headers of the PROXY protocol, against Twisted's parser
 ``basic``        Target: Authorization headers, against a second reading
 ``stamped``      Target: what goes into structured data and into log lines
 ``targets``      The table of targets, and their corpora

@@ -56,6 +56,7 @@ TARGETS = {
         Target("body", "body", share=2),
         Target("gzip", "gzipped"),
         Target("relp", "relp", share=2),
+        Target("proxy", "proxied"),
         Target("basic", "basic"),
         Target("stamp", "stamped"),
     )
