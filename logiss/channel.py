@@ -58,7 +58,7 @@ from logiss.answers import (
 )
 from logiss.budget import Budget
 from logiss.chunked import BadChunk, ChunkedBody
-from logiss.heads import by_name, is_malformed
+from logiss.heads import by_name, first_line, is_malformed
 from logiss.limits import SLOW_START_SECONDS, ChannelLimits
 from logiss.requests import LeanRequest
 
@@ -111,6 +111,9 @@ class Channel(Protocol):
         self._in_head = False
         self._head_bytes = 0
         self._head_tail = b""
+        # What has come of it, until its first line is whole.
+        self._head_start = b""
+        self._line: bytes | None = None
         self._uri = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._upgrading = False
@@ -252,9 +255,17 @@ class Channel(Protocol):
             self._head_bytes = 0
         self._head_bytes += len(head)
         self._head_tail = head[-3:]
+        if self._line is None:
+            self._head_start += head
+            self._line = first_line(self._head_start)
+            if self._line is not None:
+                self._head_start = b""
         self._parse(head)
         if self._in_head and self._head_bytes > self.site.limits.head.line_bytes:
             self._check_unfinished_head()
+        elif len(self._head_start) > self.site.limits.head.line_bytes:
+            # Empty lines in front of a request are nothing, but not without end.
+            self._refuse_bytes(BAD_REQUEST)
         return stop
 
     def _end_of_head(self, data: bytes, at: int) -> int:
@@ -405,6 +416,7 @@ class Channel(Protocol):
 
     def _refusal(self, request: LeanRequest, version: str) -> Answer | None:
         """What is to be answered to `request` on its headers, if anything."""
+        line, self._line = self._line or b"", None
         limits, fields = self.site.limits.head, len(self._fields)
         if self._head_bytes > limits.line_bytes or fields > limits.fields:
             if limits.is_line_too_long(request.method, request.uri):
@@ -413,7 +425,7 @@ class Channel(Protocol):
                 request.method, request.uri, self._head_bytes, fields
             ):
                 return HEADERS_TOO_LARGE
-        if is_malformed(version, request.fields):
+        if is_malformed(line, request.method, request.uri, version, request.fields):
             return BAD_REQUEST
         request.resource = self.site.resource_for(request)
         request.reads_early = self.site.reads_early(request.resource)

@@ -7,6 +7,7 @@ request. Here they are made when somebody asks; who does not, as our own Resourc
 takes `fields`, `body` and `write_answer` instead.
 """
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 from io import BytesIO
@@ -23,6 +24,18 @@ from logiss.answers import OK, Answer
 _SMALL_CHUNK_BYTES = 1024
 # A large block that grows, among thousands that do, leaves holes in the memory.
 _TOGETHER_BYTES = 32 * 1024
+
+
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+
+def path_in(target: bytes) -> bytes:
+    """Path and query of a target in absolute form (RFC 9112 section 3.2.2)."""
+    found = _ABSOLUTE.match(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 class LeanRequest(Request):
@@ -53,7 +66,7 @@ class LeanRequest(Request):
         self.fields = fields
         # A call less for each header that is asked for.
         self.header_values = fields.get
-        self.path = uri.partition(b"?")[0]
+        self.path = (uri if uri.startswith(b"/") else path_in(uri)).partition(b"?")[0]
         self.client = channel.peer
         self.resource: Any = None
         self.chunks: list[bytes] = []

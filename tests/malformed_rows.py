@@ -332,6 +332,27 @@ HOSTS = [
     _row("two Hosts, one empty", post(LENGTH, b"Host:"), SERVED),
 ]
 
+HOSTS += [
+    _row("two Hosts on 1.0", _old(LENGTH, HOST), SERVED),
+] + [
+    _row(f"Host of {value!r}", post(LENGTH, host=[b"Host: " + value]), SERVED)
+    for value in (b"a b", b"a/b", b"u@h", b"a?b", b"a#b", b"a\\b", b'"a"', b"a\xe9b")
+]
+
+LINES = [
+    _row(f"line {line!r}", post(LENGTH, line=line), stock)
+    for line, stock in (
+        (b"POST /logs RTSP/1.0", REFUSED),
+        (b"POST /logs RTSP/1.1", REFUSED),
+        (b"POST /logs ICE/1.0", REFUSED),
+        (b"POST  /logs HTTP/1.1", REFUSED),
+        (b"POST /logs  HTTP/1.1", REFUSED),
+        (b"\nPOST /logs HTTP/1.1", REFUSED),
+        (b"\rPOST /logs HTTP/1.1", REFUSED),
+        (b"\r\n\nPOST /logs HTTP/1.1", REFUSED),
+    )
+]
+
 _HELLO = b"hello\r\n0\r\n\r\n"
 _ALL = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 
@@ -403,6 +424,10 @@ CHUNK_ENDS = [
     _chunks(b"5;\nx\r\nhello\r\n0\r\n\r\n"),
     _chunks(b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
     _chunks(b"5;a=\0b\r\nhello\r\n0\r\n\r\n"),
+    # out of bounds
+    _chunks(b"5;" + b"a" * 1024 + b"\r\n" + _HELLO),
+    _chunks(_ALL + b"0\r\nX: " + b"y" * 8192 + b"\r\n\r\n", SERVED),
+    _chunks(_ALL + b"0\r\n" + b"X: y\r\n" * 1400 + b"\r\n", SERVED),
     # behind the last one
     _chunks(_ALL + b"0\r\n\n", AWAITED),
     _chunks(_ALL + b"0\r\n\rX", AWAITED),
@@ -423,6 +448,7 @@ ROWS = [
     *CODINGS,
     *SYNTAX,
     *HOSTS,
+    *LINES,
     *CHUNK_SIZES,
     *CHUNK_ENDS,
 ]

@@ -272,6 +272,15 @@ class GoodTests(TalkTestCase):
         for value in (b"0" + SIZE, SIZE.zfill(18), b"  " + SIZE + b" \t", b"\t" + SIZE):
             self.served(post(b"Content-Length:" + value))
 
+    def test_empty_lines(self) -> None:
+        """An empty line in front, however it comes."""
+        self.served(b"\r\n" + GOOD)
+
+    def test_hosts(self) -> None:
+        """Names, addresses and ports, and an empty one."""
+        for host in (b"a-b.example.com:8080", b"[2001:db8::1]:80", b"", b"a_b%20c"):
+            self.served(post(LENGTH, host=[b"Host: " + host]))
+
     def test_codings(self) -> None:
         """``chunked`` in any case, with white space around."""
         for value in (b"Chunked", b"CHUNKED", b"  chunked", b"chunked "):
@@ -319,6 +328,24 @@ class StricterTests(RowTestCase):
         self.refused(Row("extension", octets, 0, REFUSED), octets)
         octets = post(CHUNKED + b"\t", body=IN_CHUNKS)
         self.refused(Row("tab", octets, 0, SERVED), octets)
+
+
+class TargetTests(TalkTestCase):
+    """The absolute form of a target (RFC 9112 section 3.2.2), which channel knows."""
+
+    def test_absolute(self) -> None:
+        """Its path is what counts."""
+        for target, code in (
+            (b"http://logs.example.com/logs", 200),
+            (b"HTTPS://logs.example.com:80/logs?a=b", 200),
+            (b"http://logs.example.com", 404),
+            (b"http://logs.example.com?/logs", 404),
+            (b"http://logs.example.com/other", 404),
+            (b"http:///logs", 200),
+        ):
+            line = b"POST " + target + b" HTTP/1.1"
+            talk = self.talk(post(LENGTH, line=line))
+            self.assertEqual(talk.codes, [code], target)
 
 
 class StockTests(TalkTestCase):

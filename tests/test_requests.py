@@ -174,7 +174,6 @@ REQUESTS = {
     "query": raw(uri=b"/a/b?x=1&y=2&x=3&empty=&bare&=none&x=%C3%A9+z;s=t"),
     "empty query": raw(uri=b"/a/b?"),
     "two question marks": raw(uri=b"/a/b?x=1?y=2"),
-    "absolute": raw(uri=b"http://other.example.com/a/b?x=1"),
     "headers": raw(
         b"GET",
         b"/a/b",

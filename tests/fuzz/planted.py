@@ -52,8 +52,8 @@ MISTAKES = (
         "takes a doubled Host",
         "http",
         "heads",
-        'len(fields.get(b"host", ())) != 1',
-        'len(fields.get(b"host", ())) < 1',
+        '    if len(hosts) != 1 and (hosts or version == "1.1"):\n',
+        '    if not hosts and version == "1.1":\n',
     ),
     Mistake(
         "takes a doubled Content-Length",
