@@ -2,6 +2,8 @@
 # make test  sets everything up and passes the tests
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
 # make sanitize  runs the tests of the compiled codec under AddressSanitizer
+# make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
+# make audit  looks for known vulnerabilities of what is installed
 #
 # PYTHON names the interpreter for the virtual environment: 3.11 or newer.
 
@@ -10,9 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
+FUZZ_SECONDS ?= 3600
+
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: bench bench-levels faults run test lint sanitize clean
+.PHONY: audit bench bench-levels faults fuzz run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -36,6 +40,20 @@ faults: $(STAMP)
 sanitize: $(STAMP)
 	$(BIN)/python -m tests.sanitized
 
+# FUZZ='http gzip' chooses targets; --help of `python -m tests.fuzz` tells the rest.
+fuzz: $(VENV)/fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ)
+
+# Where atheris has no wheel, hypothesis does it.
+$(VENV)/fuzz: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary=atheris --editable '.[fuzz]' || echo "fuzz: no atheris for this Python, hypothesis does it"
+	touch $@
+
+# Needs the network; says so where the database of vulnerabilities cannot be reached.
+audit: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[audit]'
+	$(BIN)/python -m tests.audit
+
 # Needs gcc and wrk, installs nothing; `make test` makes the virtual environment.
 bench:
 	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
@@ -57,4 +75,4 @@ $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 
 clean:
 	rm -f logiss/_frames.c logiss/_frames.*.so
-	rm -rf $(VENV) .tox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	rm -rf $(VENV) .tox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz _trial_temp*

@@ -45,6 +45,7 @@ setup(
     extras_require={
         "test": [
             "docutils>=0.20",
+            "h11>=0.16",
             "hypothesis>=6.100",
             "pytest>=8.2",
             "pytest-twisted>=1.14",
@@ -56,6 +57,9 @@ setup(
             "mypy-zope>=1.0.7",
             "ruff>=0.6",
         ],
+        # It has wheels for some interpreters; without it hypothesis does the work.
+        "fuzz": ["atheris>=3.0"],
+        "audit": ["pip-audit>=2.7"],
         "bench": ["pygal>=3.0", "trustme>=1.1"],
         "release": ["build>=1.2", "towncrier>=23.11"],
     },

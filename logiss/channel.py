@@ -253,8 +253,9 @@ class Channel(Protocol):
         head = data if at == 0 and stop == len(data) else data[at:stop]
         if not self._in_head:
             self._head_bytes = 0
+            self._head_tail = b""
         self._head_bytes += len(head)
-        self._head_tail = head[-3:]
+        self._head_tail = (self._head_tail + head[-3:])[-3:]
         if self._line is None:
             self._head_start += head
             self._line = first_line(self._head_start)
@@ -318,7 +319,7 @@ class Channel(Protocol):
             elif self._complete is not None:
                 # CONNECT: what follows it is not understood.
                 self._complete.persistent = False
-            else:
+            elif self._is_open:
                 self._close()
         except HttpParserCallbackError as e:
             self._fail(Failure(e.__context__ or e))

@@ -376,8 +376,9 @@ class SenderFactory(ReconnectingClientFactory):
         super().clientConnectionLost(connector, reason)
 
     def retry(self, connector: IConnector | None = None) -> None:
+        chance = random.random()  # noqa: S311, it spreads attempts and hides nothing
         self.delay = reconnect_seconds(
-            self.retries, random.random(), self._clock.seconds() - self._started_at
+            self.retries, chance, self._clock.seconds() - self._started_at
         )
         super().retry(connector)
 

@@ -21,6 +21,7 @@ README = ROOT / "README.rst"
 DOCUMENTS = [
     README,
     ROOT / "CHANGELOG.rst",
+    ROOT / "SECURITY.rst",
     *sorted((ROOT / "docs").glob("*.rst")),
     *sorted((ROOT / "newsfragments").glob("*.rst")),
 ]
@@ -310,6 +311,36 @@ class DesignTests(SynchronousTestCase):
             if floor != "6":
                 doc = one_line(import_module(f"logiss.{name}").__doc__ or "")
                 self.assertIn(plain(one_line(sentence)), plain(doc))
+
+
+class SecurityTests(SynchronousTestCase):
+    """SECURITY.rst names tests that there are."""
+
+    def test_named(self) -> None:
+        """Each method and each function that it names is there."""
+        text = (ROOT / "SECURITY.rst").read_text()
+        methods = re.findall(r"``(test_\w+)\.(\w+)\.(\w+)``", text)
+        self.assertGreater(len(methods), 40)
+        for module, case, method in methods:
+            found = getattr(import_module(f"tests.{module}"), case, None)
+            self.assertTrue(hasattr(found, method), f"{module}.{case}.{method}")
+        functions = re.findall(r"``(integration/\w+\.py)::(\w+)``", text)
+        self.assertGreater(len(functions), 2)
+        for path, function in functions:
+            source = (ROOT / "tests" / path).read_text()
+            self.assertRegex(source, rf"(?m)^(?:async )?def {function}\b")
+
+    def test_all_named(self) -> None:
+        """Each row says what shows it; make's targets are there too."""
+        table = (ROOT / "SECURITY.rst").read_text().partition(":header-rows:")[2]
+        table = table.partition("\n\n\n")[0]
+        rows = table.split("\n   * - ")[2:]
+        self.assertGreater(len(rows), 20)
+        for row in rows:
+            shown = row.rpartition("\n     - ")[2]
+            self.assertRegex(shown, r"``|After the merge", row)
+            for target in re.findall(r"``make (\w+)``", shown):
+                self.assertRegex((ROOT / "Makefile").read_text(), rf"(?m)^{target}:")
 
 
 def plain(text: str) -> str:
