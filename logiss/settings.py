@@ -127,6 +127,7 @@ class Settings:
     body_rate: int = 1024
     keepalive_timeout_seconds: float = 330.0
     on_timeout: str = "respond"
+    max_connections: int = 10_000
 
     @property
     def delivery_level(self) -> str:
@@ -214,6 +215,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         body_rate=variable("BODY_RATE", parse_size_or_nothing, 1024),
         keepalive_timeout_seconds=variable("KEEPALIVE_TIMEOUT", parse_seconds, 330.0),
         on_timeout=variable("ON_TIMEOUT", parse_on_timeout, "respond"),
+        max_connections=variable("MAX_CONNECTIONS", parse_connections, 10_000),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -276,6 +278,12 @@ def parse_count(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,4}", text) and 1 <= int(text) <= 1_000:
         return int(text)
     raise ValueError(f"must be a whole number from 1 to 1000, not {text!r}")
+
+
+def parse_connections(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= 1_000_000:
+        return int(text)
+    raise ValueError(f"must be a whole number from 1 to 1000000, not {text!r}")
 
 
 _FLAGS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(

@@ -19,7 +19,7 @@ FLOORS = (
     "_version frames _frames stamp inflate settings metrics l2met credentials drain"
     " relp",
     # 1 wires
-    "journal connector tls wire receiver answers codec",
+    "journal connector tls wire receiver answers codec listening descriptors",
     # 2 connections
     "senders",
     # 3 queue and gate

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss import service, wire
+from logiss import descriptors, service, wire
 from logiss.service import Forwarder, LogissService, platform_problems
 from logiss.settings import Destination, Settings, SettingsError
 from logiss.wire import why_no_acknowledgements
@@ -136,3 +136,42 @@ class ProblemTests(SynchronousTestCase):
             forwarder = self.forwarder(settings(delivery, forward_dest))
             level = "relp" if forward_dest != (SYSLOG,) else delivery
             self.assertEqual(forwarder.pool.delivery_level, level)
+
+
+class DescriptorTests(SynchronousTestCase):
+    """How many descriptors there are decides how many clients there may be."""
+
+    def setUp(self) -> None:
+        self.lines = Lines()
+
+    def started(self, descriptors_max: int) -> None:
+        """Start a whole logiss in a process that may open so many files."""
+        self.patch(descriptors, "descriptors_max", lambda: descriptors_max)
+        reactor: Any = MemoryReactorClock()
+        LogissService(reactor, settings("sent"), self.lines.write).startService()
+
+    def test_none_for_clients(self) -> None:
+        """Another application is told when it builds that nobody could be served."""
+        with self.assertRaises(SettingsError) as raised:
+            self.started(80)
+        self.assertEqual(
+            raised.exception.problems,
+            [
+                "MAX_CONNECTIONS: the process may open 80 files and sockets, and keeps"
+                " 72 for itself; raise its limit (ulimit -n) to 10072"
+            ],
+        )
+        self.assertEqual(self.lines.raw, [])
+
+    def test_fewer_clients(self) -> None:
+        """With room for fewer than were asked for, a line says for how many."""
+        self.started(1024)
+        (line,) = self.lines.having("connections_max")
+        self.assertEqual(line["connections_max"], "952")
+        self.assertIn("MAX_CONNECTIONS=10000", line["message"])
+        self.assertIn("to 10072", line["message"])
+
+    def test_enough(self) -> None:
+        """With enough, nothing is said."""
+        self.started(10_072)
+        self.assertEqual(self.lines.having("connections_max"), [])
