@@ -79,7 +79,10 @@ class Receiver:
                     key.fileobj.close()  # type: ignore[union-attr]
 
     def _read(self, selector: selectors.BaseSelector, key: Any) -> None:
-        octets = key.fileobj.recv(1 << 16)
+        try:
+            octets = key.fileobj.recv(1 << 16)
+        except ConnectionResetError:
+            octets = b""
         if not octets:
             selector.unregister(key.fileobj)
             key.fileobj.close()
