@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from attrs import define, field
@@ -112,14 +113,15 @@ def measured(kind: str, options: argparse.Namespace) -> Row:
 
 def _beside(row: Row, daemon: Daemon, options: argparse.Namespace) -> None:
     healthy = row.healthy
-    first = len(healthy.seconds)
+    first, before = len(healthy.seconds), Counter(healthy.codes)
     posting = threading.Thread(target=healthy.post_until_refused, daemon=True)
     with hostile(row.kind, daemon.port, options.clients) as crowd:
         posting.start()
         time.sleep(options.seconds)
         start = time.monotonic()
         row.beside = healthy.seconds[first:]
-        row.success = healthy.codes[200] / sum(healthy.codes.values())
+        codes = healthy.codes - before
+        row.success = codes[200] / max(1, sum(codes.values()))
         daemon.signal(signal.SIGTERM)
         if not row.watch.ended:
             try:

@@ -1,5 +1,6 @@
 """A healthy client beside hostile ones: what it notices, and what logiss holds."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -8,7 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.front import framed, message, request, stamped
-from tests.integration.daemons import BlockingClient, Daemon, Receiver
+from tests.integration.daemons import (
+    PATIENCE_SECONDS,
+    BlockingClient,
+    Daemon,
+    Receiver,
+)
 
 #: A logiss that holds more than this is ended before the machine is.
 RESIDENT_MIB_MAX = 2048
@@ -73,6 +79,27 @@ def percentile(seconds: list[float], which: float) -> float:
     """The smallest of `seconds` that `which` of 1 do not exceed."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, int(len(ordered) * which))]
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process has had of the processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def open_files(daemon: Daemon) -> int:
+    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+
+def wait_until_idle(daemon: Daemon, files: int) -> None:
+    """Wait until a logiss has only so many `files` open, and nothing more to do."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    used = 1.0
+    while used > 0.05 or open_files(daemon) > files:
+        assert time.monotonic() < deadline, "it does not come to rest"
+        before = _cpu_seconds(daemon.process.pid)
+        time.sleep(0.5)
+        used = _cpu_seconds(daemon.process.pid) - before
 
 
 def memory_mib(pid: int, key: str) -> float:

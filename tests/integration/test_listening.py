@@ -28,6 +28,7 @@ from tests.integration.backends import (
     within,
 )
 from tests.integration.backends import running as housed
+from tests.integration.beside import open_files
 from tests.integration.daemons import (
     BlockingClient,
     Daemon,
@@ -40,10 +41,6 @@ from tests.integration.daemons import (
 CHANNELS = ["fast", "stock"]
 PAUSED = "http.accept.pause"
 RESUMED = "http.accept.resume"
-
-
-def open_files(daemon: Daemon) -> int:
-    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
 
 
 def counted(daemon: Daemon, name: str) -> list[dict[str, str]]:
