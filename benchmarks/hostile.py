@@ -1,7 +1,7 @@
 """
 What 1,000 bad clients of each kind do to a healthy one, to the memory, and to a drain.
 
-    python -m benchmarks.hostile [--seconds 35] [--clients 1000] [--kind deaf ...]
+    python -m benchmarks.hostile [--seconds 32] [--clients 1000] [--kind deaf ...]
         [--channel stock]
 
 For each kind a fresh logiss with MAX_INFLIGHT_BYTES=64MiB. The healthy client posts on
@@ -75,7 +75,7 @@ HEAD = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=35.0)
+    parser.add_argument("--seconds", type=float, default=32.0)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--kind", action="append", choices=KINDS)
     parser.add_argument("--channel", choices=["fast", "stock"], default="fast")
