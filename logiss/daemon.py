@@ -22,10 +22,16 @@ from zope.interface import implementer
 
 from logiss import memory
 from logiss import settings as settings_room
+from logiss.descriptors import raise_descriptors_max
 from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
 from logiss.receiver import ReceiverFactory, printable
-from logiss.service import LogissService, platform_problems
+from logiss.service import (
+    LogissService,
+    descriptor_problems,
+    descriptors_wanted,
+    platform_problems,
+)
 from logiss.settings import Destination, Settings, SettingsError
 
 #: How long the reader of the log may take for the last lines.
@@ -135,7 +141,8 @@ def makeService(options: Options) -> Service:
         settings = settings_room.read(environ)
     except SettingsError as e:
         _exit_with(e.problems)
-    problems = platform_problems(settings)
+    raise_descriptors_max(descriptors_wanted(settings))
+    problems = platform_problems(settings) + descriptor_problems(settings)
     if problems:
         _exit_with(problems)
     return _Daemon(reactor, settings, options.twisted_events, options.log_fd(), trying)

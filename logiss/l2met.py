@@ -228,6 +228,41 @@ class EventLog:
             f" message={quoted(why)}"
         )
 
+    def connections_limited(self, connections: int, wanted: int, limit: int) -> None:
+        """
+        The process may open too few descriptors for as many clients as were wanted.
+
+        @param connections: how many there may be.
+        @param limit: how many descriptors it would need.
+        """
+        why = (
+            f"too few files and sockets may be open for MAX_CONNECTIONS={wanted}:"
+            f" raise the limit (ulimit -n) to {limit}"
+        )
+        self._line(f"ns=http connections_max={connections} message={quoted(why)}")
+
+    def accepting_paused(self, connections: int, why: str) -> None:
+        """
+        No further clients are accepted for now.
+
+        @param connections: how many are connected.
+        """
+        self._line(
+            f"count#log-iss.http.accept.pause=1 connections={connections}"
+            f" message={quoted(why)}"
+        )
+
+    def accepting_resumed(self, connections: int, pause_seconds: float) -> None:
+        """
+        @param pause_seconds: from `accepting_paused` on; accepting may have gone on and
+            paused again meanwhile.
+        """
+        self._line(
+            f"count#log-iss.http.accept.resume=1"
+            f" measure#log-iss.http.accept.pause.duration={seconds(pause_seconds)}"
+            f" connections={connections}"
+        )
+
     def proxy_headers_refused(self, count: int, remote_addr: str, why: str) -> None:
         """
         Connections did not begin with a PROXY header.

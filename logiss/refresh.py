@@ -49,7 +49,7 @@ def retry_seconds(failures: int, interval_seconds: float) -> float:
 
 def _jittered(seconds: float) -> float:
     """Many processes that have failed together do not come back together."""
-    return random.uniform(0.5, 1.0) * seconds
+    return random.uniform(0.5, 1.0) * seconds  # noqa: S311, nobody gains by guessing it
 
 
 class Refresher(Service):

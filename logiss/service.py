@@ -32,7 +32,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall, deferLater
 
-from logiss import codec
+from logiss import codec, descriptors
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials, Table
 from logiss.drain import Drain
@@ -40,6 +40,7 @@ from logiss.guards import peer_address
 from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.limits import ChannelLimits, Deadlines, HeadLimits
+from logiss.listening import BoundedPort
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
@@ -182,6 +183,26 @@ def platform_problems(settings: Settings) -> list[str]:
     return [f"DELIVERY: 'acked' {why}; set DELIVERY=sent"] if why else []
 
 
+def descriptor_problems(settings: Settings) -> list[str]:
+    """What the limit on open files has against serving clients, a line each."""
+    why = descriptors.why_too_few(
+        settings.max_connections, settings.forward_count, descriptors.descriptors_max()
+    )
+    return [f"MAX_CONNECTIONS: {why}"] if why else []
+
+
+def descriptors_wanted(settings: Settings) -> int:
+    """How many descriptors a whole logiss may come to need."""
+    return settings.max_connections + descriptors.reserved(settings.forward_count)
+
+
+def clients_max(settings: Settings) -> int:
+    """How many clients may be connected, as many descriptors as there are."""
+    return descriptors.clients_max(
+        settings.max_connections, settings.forward_count, descriptors.descriptors_max()
+    )
+
+
 def _endpoint(
     reactor: IReactor, destination: Destination, timeout_seconds: float
 ) -> IStreamClientEndpoint:
@@ -291,6 +312,9 @@ class LogissService(Service):
     def __init__(
         self, reactor: IReactor, settings: Settings, write: Callable[[str], None]
     ) -> None:
+        problems = descriptor_problems(settings)
+        if problems:
+            raise SettingsError(problems)
         self._reactor = reactor
         self._settings = settings
         self.events = EventLog(settings.deploy, write)
@@ -351,14 +375,27 @@ class LogissService(Service):
         """
         @raise CannotListenError: the port is taken or not allowed.
         """
-        self._port = listen(self._reactor, self._settings, self._clients)
+        self._port = self._listen()
         super().startService()
         self.events.started(codec.NAME, self._settings.http_channel)
         self.events.phase_reached("http", "listen", port=self.address.port)
+        self._say_how_many()
         self.forwarder.startService()
         self.admission.startService()
         if not self._settings.log_successes:
             self._sums.start(SUM_SECONDS, now=False)
+
+    def _listen(self) -> IListeningPort:
+        """Listen, with no more connections than there may be."""
+        port = listen(self._reactor, self._settings, self._clients)
+        most = clients_max(self._settings)
+        return BoundedPort(self._reactor, port, most, self.events)
+
+    def _say_how_many(self) -> None:
+        wanted, most = self._settings.max_connections, clients_max(self._settings)
+        if most < wanted:
+            limit = descriptors_wanted(self._settings)
+            self.events.connections_limited(most, wanted, limit)
 
     @property
     def address(self) -> Any:

@@ -179,6 +179,7 @@ class Settings:
     redis_key: str = ""
     credential_refresh_interval_seconds: float = 60.0
     allow_empty_credentials: bool = False
+    max_connections: int = 10_000
 
     @property
     def delivery_level(self) -> str:
@@ -346,6 +347,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             "CREDENTIAL_REFRESH_INTERVAL", parse_interval, 60.0
         ),
         allow_empty_credentials=variable("ALLOW_EMPTY_CREDENTIALS", parse_flag, False),
+        max_connections=variable("MAX_CONNECTIONS", parse_connections, 10_000),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
@@ -418,6 +420,12 @@ def parse_many(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= _MANY_MAX:
         return int(text)
     raise ValueError(f"must be a whole number from 1 to {_MANY_MAX}, not {text!r}")
+
+
+def parse_connections(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= 1_000_000:
+        return int(text)
+    raise ValueError(f"must be a whole number from 1 to 1000000, not {text!r}")
 
 
 _FLAGS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(

@@ -20,7 +20,7 @@ FLOORS = (
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords",
+    " passwords listening descriptors",
     # 2 connections
     "senders requests refresh",
     # 3 queue and gate

@@ -128,6 +128,22 @@ class EventLogTests(SynchronousTestCase):
             'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
         ),
         (
+            lambda log: log.connections_limited(900, 10_000, 10_072),
+            "ns=http connections_max=900"
+            ' message="too few files and sockets may be open for'
+            ' MAX_CONNECTIONS=10000: raise the limit (ulimit -n) to 10072"',
+        ),
+        (
+            lambda log: log.accepting_paused(10_000, 'no "room"'),
+            "count#log-iss.http.accept.pause=1 connections=10000"
+            r' message="no \"room\""',
+        ),
+        (
+            lambda log: log.accepting_resumed(9_999, 2.5),
+            "count#log-iss.http.accept.resume=1"
+            " measure#log-iss.http.accept.pause.duration=2.500000s connections=9999",
+        ),
+        (
             lambda log: log.proxy_headers_refused(2, "::1", 'a "b"'),
             'count#log-iss.http.proxy-headers.refused=2 remote_addr="::1"'
             ' message="a \\"b\\""',

@@ -10,7 +10,7 @@ from twisted.internet.address import IPv6Address
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss import service, wire
+from logiss import descriptors, service, wire
 from logiss.proxied import ProxiedFactory
 from logiss.service import (
     Admission,
@@ -238,3 +238,42 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(len(self.lines.raw), 3)
         name = "count#log-iss.credentials.success"
         self.assertEqual([p[name] for p in self.lines.pairs], ["2", "2", "1"])
+
+
+class DescriptorTests(SynchronousTestCase):
+    """How many descriptors there are decides how many clients there may be."""
+
+    def setUp(self) -> None:
+        self.lines = Lines()
+
+    def started(self, descriptors_max: int) -> None:
+        """Start a whole logiss in a process that may open so many files."""
+        self.patch(descriptors, "descriptors_max", lambda: descriptors_max)
+        reactor: Any = MemoryReactorClock()
+        LogissService(reactor, settings("sent"), self.lines.write).startService()
+
+    def test_none_for_clients(self) -> None:
+        """Another application is told when it builds that nobody could be served."""
+        with self.assertRaises(SettingsError) as raised:
+            self.started(80)
+        self.assertEqual(
+            raised.exception.problems,
+            [
+                "MAX_CONNECTIONS: the process may open 80 files and sockets, and keeps"
+                " 72 for itself; raise its limit (ulimit -n) to 10072"
+            ],
+        )
+        self.assertEqual(self.lines.raw, [])
+
+    def test_fewer_clients(self) -> None:
+        """With room for fewer than were asked for, a line says for how many."""
+        self.started(1024)
+        (line,) = self.lines.having("connections_max")
+        self.assertEqual(line["connections_max"], "952")
+        self.assertIn("MAX_CONNECTIONS=10000", line["message"])
+        self.assertIn("to 10072", line["message"])
+
+    def test_enough(self) -> None:
+        """With enough, nothing is said."""
+        self.started(10_072)
+        self.assertEqual(self.lines.having("connections_max"), [])

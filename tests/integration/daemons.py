@@ -33,14 +33,14 @@ class Receiver:
     @ivar frames: those of each connection, in the order of their arrival.
     """
 
-    def __init__(self, receive_buffer_bytes: int | None = None) -> None:
+    def __init__(self, receive_buffer_bytes: int | None = None, port: int = 0) -> None:
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if receive_buffer_bytes is not None:
             self._listener.setsockopt(
                 socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes
             )
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.bind(("127.0.0.1", port))
         self._listener.listen(64)
         self.port: int = self._listener.getsockname()[1]
         self.reading = threading.Event()
@@ -79,7 +79,10 @@ class Receiver:
                     key.fileobj.close()  # type: ignore[union-attr]
 
     def _read(self, selector: selectors.BaseSelector, key: Any) -> None:
-        octets = key.fileobj.recv(1 << 16)
+        try:
+            octets = key.fileobj.recv(1 << 16)
+        except ConnectionResetError:
+            octets = b""
         if not octets:
             selector.unregister(key.fileobj)
             key.fileobj.close()
@@ -93,15 +96,27 @@ class Daemon:
     A logiss process.
 
     @param command: ``twist``, ``twistd`` or ``python``, and options behind it.
+    @param descriptors: options of ``ulimit``, where it is not to have the limit on
+        open files that the test has.
     """
 
-    def __init__(self, command: str, workdir: Path, **variables: str) -> None:
+    def __init__(
+        self,
+        command: str,
+        workdir: Path,
+        *,
+        descriptors: str = "",
+        **variables: str,
+    ) -> None:
         name, *options = command.split()
         arguments = {
             "twist": [str(BIN / "twist"), "logiss"],
             "twistd": [str(BIN / "twistd"), "-n", "--pidfile=", "logiss"],
             "python": [sys.executable, "-m", "logiss", "run"],
         }[name] + options
+        if descriptors:
+            limited = f'ulimit {descriptors} && exec "$@"'
+            arguments = ["/bin/sh", "-c", limited, "sh", *arguments]
         environ = {
             "PATH": os.environ["PATH"],
             "DEPLOY": "test",
@@ -239,9 +254,13 @@ class BlockingClient:
         """Whether the other end has closed, waiting for it."""
         return self._socket.recv(1) == b""
 
+    def is_readable(self) -> bool:
+        """Whether there is an answer, or the end of the connection, to be read."""
+        return bool(select.select([self._socket], [], [], 0)[0])
+
     def is_cut_off(self) -> bool:
         """Whether the other end has ended the connection by now, without an answer."""
-        if not select.select([self._socket], [], [], 0)[0]:
+        if not self.is_readable():
             return False
         try:
             octets = self._socket.recv(1)
