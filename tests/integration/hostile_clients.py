@@ -498,11 +498,14 @@ class Running:
 
 
 @contextmanager
-def hostile(kind: str, port: int, size: int = 1000) -> Iterator[Running]:
-    """A crowd, connected, until the end of the block."""
+def hostile(
+    kind: str, port: int, size: int = 1000, connected: bool = True
+) -> Iterator[Running]:
+    """A crowd, all of it connected if that is to be waited for, during the block."""
     running = Running(kind, port, size)
     try:
-        running.wait_until_connected()
+        if connected:
+            running.wait_until_connected()
         yield running
     finally:
         if running.process.poll() is None:

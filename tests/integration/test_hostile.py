@@ -39,6 +39,9 @@ MORE_MIB = 100
 GRAIN_SECONDS = 0.005
 ROUND_SECONDS = 3.0
 MEMORY_SECONDS = 4.0
+BUSY_SECONDS = 6.0
+#: Kinds that have logiss do as much as it can.
+BUSY = ["deaf", "pipelined", "gzip-bombs", "large-bodies", "held-bodies"]
 #: What a drain may take above ``DELIVERY_TIMEOUT``: the second in which clients read
 #: their last answers, and one more.
 DRAIN_SECONDS_MORE = 2.0
@@ -105,6 +108,21 @@ def test_memory(kind: str, tmp_path: Path) -> None:
         assert watch.peak_mib < INFLIGHT_MIB + MORE_MIB
 
 
+@pytest.mark.parametrize("kind", BUSY)
+def test_memory_when_busy(kind: str, tmp_path: Path) -> None:
+    """Nor does it when they send as much as they can."""
+    with (
+        house(tmp_path) as (daemon, _),
+        watching(daemon) as watch,
+        hostile(kind, daemon.port, connected=False),
+    ):
+        deadline = time.monotonic() + BUSY_SECONDS
+        while time.monotonic() < deadline and not watch.ended:
+            time.sleep(0.1)
+        assert watch.peak_mib < INFLIGHT_MIB + MORE_MIB
+        assert daemon.process.poll() is None
+
+
 def drained(daemon: Daemon) -> float:
     """Have it drain; the seconds that it took."""
     start = time.monotonic()
@@ -141,6 +159,20 @@ def test_drain(channel: str, kind: str, connections: int, tmp_path: Path) -> Non
         wait_for(lambda: healthy.missing(receiver) == 0)
         healthy.close()
     # No post waits for its delivery, so that there is time to spare.
+    assert took < DELIVERY_SECONDS + DRAIN_SECONDS_MORE
+
+
+@pytest.mark.parametrize("kind", BUSY)
+def test_drain_when_busy(kind: str, tmp_path: Path) -> None:
+    """Nor does the drain take longer when they send as much as they can."""
+    with (
+        house(tmp_path) as (daemon, _),
+        watching(daemon) as watch,
+        hostile(kind, daemon.port, connected=False),
+    ):
+        time.sleep(BUSY_SECONDS)
+        assert not watch.ended
+        took = drained(daemon)
     assert took < DELIVERY_SECONDS + DRAIN_SECONDS_MORE
 
 
