@@ -735,6 +735,16 @@ class KeepAliveTests(ChannelTestCase):
             self.send_bytes(post("/", b"a body", *upgrade))
             self.assertEqual(self.bodies(), [b"POST / a body"])
 
+    def test_connect_refused(self) -> None:
+        """One to connect that is refused is answered, and closed once."""
+        for octets in (b"CONNECT h:1 HTTP/1.1\r\n\r\n", b"CONNECT \n\r\n"):
+            wire = self.serve(Echo())
+            self.send(octets)
+            self.assertEqual(self.codes(), [400])
+            self.assertTrue(wire.is_ended)
+            wire.lose()
+            self.assertEqual(len(self.clock.getDelayedCalls()), len(self.sites))
+
     def test_upgrade_of_nothing(self) -> None:
         """So is one without a body, and one to connect."""
         upgrade = get("/", "Connection: Upgrade", "Upgrade: x")
@@ -839,6 +849,21 @@ class PipelineTests(ChannelTestCase):
             self.assertEqual(
                 self.bodies(), [b"POST /1 one", b"POST /2 two", b"GET /3 "], step
             )
+
+    def test_cut_where_a_head_ends(self) -> None:
+        """In three reads, the last of which has all that follows."""
+        head, end, rest = post("/1", b"ab").partition(b"\r\n\r\n")
+        whole = head + end + rest + get("/2")
+        ends = range(len(head), len(head + end) + 1)
+        for first in ends:
+            for second in (n for n in ends if n >= first):
+                self.serve(Echo())
+                for piece in (whole[:first], whole[first:second], whole[second:]):
+                    if piece:
+                        self.send(piece)
+                self.assertEqual(
+                    self.bodies(), [b"POST /1 ab", b"GET /2 "], (first, second)
+                )
 
     def test_cut_while_served(self) -> None:
         """However they are cut while one is served."""

@@ -23,9 +23,18 @@ def singly(octets: bytes) -> Iterator[bytes]:
 
 
 def cut(octets: bytes, chance: Random) -> Iterator[bytes]:
-    """In up to `CUTS_MAX` + 1 pieces, none of them empty."""
+    """
+    In up to `CUTS_MAX` + 1 pieces, none of them empty; half of them are cut where a
+    line ends, for that is where something begins.
+    """
     size = len(octets)
-    places = {chance.randrange(1, size) for _ in range(CUTS_MAX)} if size > 1 else ()
+    ends = [i for i, octet in enumerate(octets) if octet in b"\r\n" and i]
+    places = {
+        chance.choice(ends)
+        if ends and chance.random() < 0.5
+        else chance.randrange(1, size)
+        for _ in range(CUTS_MAX if size > 1 else 0)
+    }
     return _cut_at(octets, sorted(places))
 
 
