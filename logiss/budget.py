@@ -71,6 +71,13 @@ class Budget:
         """Whether to read less at once."""
         return self._is_tight
 
+    def has_room(self, size: int) -> bool:
+        """Whether `size` more bytes could be reserved now, without a wait."""
+        return (
+            not self._complete.waiters
+            and self._reserved_bytes + size <= self._limit_bytes
+        )
+
     def try_reserve(self, size: int) -> bool:
         """Reserve `size` bytes if there is room now and nobody waits for it."""
         if self._complete.waiters or self._reserved_bytes + size > self._limit_bytes:
@@ -103,8 +110,10 @@ class Budget:
 
         @return: whether there is room to read more of it; else `reserve_next` first.
         """
-        self._add(size)
-        return self._reserved_bytes <= self._begun_bytes and not self._reading.waiters
+        reserved = self._reserved_bytes = self._reserved_bytes + size
+        if reserved > self._tight_from_bytes and not self._is_tight:
+            self._tighten()
+        return reserved <= self._begun_bytes and not self._reading.waiters
 
     def reserve_next(
         self, body: object, size: int, within_seconds: float, held_bytes: int
@@ -142,8 +151,11 @@ class Budget:
     def _add(self, size: int) -> None:
         self._reserved_bytes += size
         if self._reserved_bytes > self._tight_from_bytes and not self._is_tight:
-            self._is_tight = True
-            self.on_tight(True)
+            self._tighten()
+
+    def _tighten(self) -> None:
+        self._is_tight = True
+        self.on_tight(True)
 
     def _given_back(self, size: int) -> None:
         self._given_back_bytes += size

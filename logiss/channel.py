@@ -58,7 +58,7 @@ from logiss.answers import (
 )
 from logiss.budget import Budget
 from logiss.chunked import BadChunk, ChunkedBody
-from logiss.heads import by_name, first_line, is_malformed
+from logiss.heads import first_line, is_malformed
 from logiss.limits import SLOW_START_SECONDS, ChannelLimits
 from logiss.requests import LeanRequest
 
@@ -73,6 +73,9 @@ LINGER_SLOW_SECONDS = 30.0
 _SERVED_AT_ONCE = 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
+_CR = 13
+# As all senders write it; where it is not so the body is a step of its own.
+_LENGTH = b"\r\nContent-Length: %d\r\n"
 
 
 class IServed(TypingProtocol):
@@ -104,6 +107,42 @@ class Channel(Protocol):
     transport: Any
     _log = Logger()
 
+    # With more attributes than 30 in a dictionary of its own Python (3.11) would look
+    # each of them up by its hash.
+    __slots__ = (
+        "_began_at",
+        "_body_left",
+        "_chunked",
+        "_clogged",
+        "_closing",
+        "_complete",
+        "_direct",
+        "_field_count",
+        "_fields",
+        "_head_bytes",
+        "_head_start",
+        "_head_tail",
+        "_in_head",
+        "_incoming",
+        "_is_feeding",
+        "_is_open",
+        "_line",
+        "_next_turn",
+        "_parser",
+        "_paused",
+        "_registering",
+        "_send",
+        "_serving",
+        "_unread",
+        "_unread_bytes",
+        "_upgrading",
+        "_uri",
+        "_waits_for_room",
+        "last_active",
+        "peer",
+        "site",
+    )
+
     def __init__(self, site: IServed) -> None:
         self.site = site
         self._parser = HttpRequestParser(self)
@@ -115,7 +154,9 @@ class Channel(Protocol):
         self._head_start = b""
         self._line: bytes | None = None
         self._uri = b""
-        self._fields: list[tuple[bytes, bytes]] = []
+        # The values of each header, by its name in lower case.
+        self._fields: dict[bytes, list[bytes]] = {}
+        self._field_count = 0
         self._upgrading = False
         # The body that is being read.
         self._body_left = 0
@@ -249,8 +290,23 @@ class Channel(Protocol):
 
     def _read_head(self, data: bytes, at: int) -> int:
         """Read as far as the head goes, so that what follows it can be bounded."""
+        if not self._in_head and not self._head_start and data[at] != _CR:
+            # Nearly always it is there whole.
+            stop = data.find(_HEAD_END, at) + len(_HEAD_END)
+            if stop >= at + len(_HEAD_END):
+                self._head_bytes = stop - at
+                self._line = data[at : data.find(b"\r\n", at)]
+                rest = len(data) - stop
+                if rest and data.find(_LENGTH % rest, at, stop) >= 0:
+                    # And so is its body, with nothing behind it: a step less.
+                    stop = len(data)
+                self._parse(data[at:stop])
+                return stop
+        return self._read_part_of_head(data, at)
+
+    def _read_part_of_head(self, data: bytes, at: int) -> int:
         stop = self._end_of_head(data, at)
-        head = data if at == 0 and stop == len(data) else data[at:stop]
+        head = data[at:stop]
         if not self._in_head:
             self._head_bytes = 0
             self._head_tail = b""
@@ -313,9 +369,12 @@ class Channel(Protocol):
         """Have llhttp read `octets`."""
         try:
             self._parser.feed_data(octets)
-        except HttpParserUpgrade:
+        except HttpParserUpgrade as e:
             if self._upgrading:
                 self._parse(self._without_upgrade())
+                body = octets[e.args[0] :]
+                if body and self._is_open:
+                    self._parse(body)
             elif self._complete is not None:
                 # CONNECT: what follows it is not understood.
                 self._complete.persistent = False
@@ -344,9 +403,10 @@ class Channel(Protocol):
         version = parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (parser.get_method(), self._uri, version)]
         lines += [
-            b"%b: %b" % field
-            for field in self._fields
-            if field[0].lower() != b"upgrade"
+            b"%b: %b" % (name, value)
+            for name, values in self._fields.items()
+            for value in values
+            if name != b"upgrade"
         ]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
@@ -364,7 +424,8 @@ class Channel(Protocol):
 
     def on_message_begin(self) -> None:
         self._uri = b""
-        self._fields = []
+        self._fields = {}
+        self._field_count = 0
         self._in_head = True
         self._began_at = self.last_active
 
@@ -374,7 +435,14 @@ class Channel(Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             # llhttp leaves the white space behind a value.
-            self._fields.append((name, value.rstrip(b" \t")))
+            value = value.rstrip(b" \t")
+            name = name.lower()
+            fields = self._fields
+            self._field_count += 1
+            if name in fields:
+                fields[name].append(value)
+            else:
+                fields[name] = [value]
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -390,7 +458,7 @@ class Channel(Protocol):
             parser.get_method(),
             self._uri,
             b"HTTP/1.1" if is_1_1 else b"HTTP/1.0",
-            by_name(self._fields),
+            self._fields,
         )
         request.persistent = is_1_1 and parser.should_keep_alive()
         request.refusal = self._refusal(request, version)
@@ -405,20 +473,18 @@ class Channel(Protocol):
             if request.refusal.closes:
                 request.persistent = False
             self._serve(request)
-        if self._is_open:
-            self._expect_body(request.fields)
-
-    def _expect_body(self, fields: dict[bytes, list[bytes]]) -> None:
-        lengths = fields.get(b"content-length")
+        if not self._is_open:
+            return
+        lengths = request.fields.get(b"content-length")
         if lengths is not None:
             self._body_left = int(lengths[0])
-        elif b"transfer-encoding" in fields:
+        elif b"transfer-encoding" in request.fields:
             self._chunked = ChunkedBody()
 
     def _refusal(self, request: LeanRequest, version: str) -> Answer | None:
         """What is to be answered to `request` on its headers, if anything."""
         line, self._line = self._line or b"", None
-        limits, fields = self.site.limits.head, len(self._fields)
+        limits, fields = self.site.limits.head, self._field_count
         if self._head_bytes > limits.line_bytes or fields > limits.fields:
             if limits.is_line_too_long(request.method, request.uri):
                 return URI_TOO_LONG
@@ -453,6 +519,7 @@ class Channel(Protocol):
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
+        self._body_left = 0
         if request is not None and not request.finished:
             self._complete = request
 

@@ -77,6 +77,8 @@ _REPORT = re.compile(
 _REPORT_MARK = b"Error L1"
 
 
+#: Octets that each frame has at least, with its MSG-LEN.
+BYTES_MIN = len(b"5      ")
 #: Spaces that each frame has at least, with the one behind its MSG-LEN.
 SPACES_MIN = 6
 #: How much longer than stamp and drain token a frame may make its frame: MSG-LEN, a

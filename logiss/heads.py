@@ -23,18 +23,6 @@ def first_line(octets: bytes) -> bytes | None:
     return octets[at:end] if end >= 0 else None
 
 
-def by_name(fields: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
-    """The values of each header, by its name in lower case."""
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        name = name.lower()
-        if name in values:
-            values[name].append(value)
-        else:
-            values[name] = [value]
-    return values
-
-
 # RFC 3986 section 3.2: a host, which may be empty, and a port.
 _HOST_OCTETS = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%!$&'()*+,;=:[]"
@@ -55,7 +43,9 @@ def is_malformed(
     """
     if version not in ("1.1", "1.0"):
         return True
-    if line != b"%b %b HTTP/%b" % (method, target, version.encode()):
+    # As the parts come one behind the other, there is nothing else in it.
+    ends_well = line.endswith(b" HTTP/1.1" if version == "1.1" else b" HTTP/1.0")
+    if not ends_well or len(line) != len(method) + len(target) + len("  HTTP/1.1"):
         return True
     hosts = fields.get(b"host", ())
     if len(hosts) != 1 and (hosts or version == "1.1"):

@@ -87,8 +87,13 @@ class Intake:
         if post.inflater is not None:
             post.inflater.feed(octets)
             self._inflate(post, post.inflater)
-        elif not self._keep(post, octets):
-            self._wait(post)
+        else:
+            post.request.add_chunk(octets)
+            if post.credit_bytes:
+                self._give_back_credit(post)
+            post.reserved_bytes += len(octets)
+            if not self._budget.hold(len(octets)):
+                self._wait(post)
 
     def end(self, post: Arriving) -> bool:
         """
@@ -100,7 +105,8 @@ class Intake:
         """
         post.is_complete = True
         if post.waiting is None:
-            self._leave(post)
+            if post.waiting_since is not None:
+                self._leave(post)
             if post.inflater is not None and post.request.size:
                 post.inflater.end()
             return True
@@ -126,20 +132,14 @@ class Intake:
         while post.waiting is None:
             if not post.credit_bytes and not self._budget.hold(0):
                 self._wait(post)
-            elif piece := inflater.read():
-                self._keep(post, piece)
-            else:
+                continue
+            piece = inflater.read()
+            if not piece:
                 return
-
-    def _keep(self, post: Arriving, octets: bytes) -> bool:
-        """
-        @return: whether there is room for more.
-        """
-        post.request.add_chunk(octets)
-        if post.credit_bytes:
+            post.request.add_chunk(piece)
             self._give_back_credit(post)
-        post.reserved_bytes += len(octets)
-        return self._budget.hold(len(octets))
+            post.reserved_bytes += len(piece)
+            self._budget.hold(len(piece))
 
     def _give_back_credit(self, post: Arriving) -> None:
         credit, post.credit_bytes = post.credit_bytes, 0

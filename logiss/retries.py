@@ -32,6 +32,8 @@ _EXPIRED_AT_ONCE = 8
 
 _FRAME_ID = re.compile(rb"[0-9A-Fa-f]{32}")
 
+#: The header that has the id.
+FRAME_ID = b"logplex-frame-id"
 #: User, drain token and frame id.
 Key = tuple[bytes, bytes | None, bytes]
 

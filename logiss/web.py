@@ -48,7 +48,7 @@ from logiss.intake import Intake
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
-from logiss.retries import Attempt, Key, Retries, key_of
+from logiss.retries import FRAME_ID, Attempt, Key, Retries, key_of
 from logiss.settings import Settings
 
 # 499 is nginx's code for a client that went away; it is logged, never sent.
@@ -386,11 +386,12 @@ class LogsResource(Resource):
                     self._counts.check_count(post, 0)
                 self._delivered(None, post)
                 return
-            key = self._key_of(post)
-            if key is not None and self._is_retry(post, key):
+            if post.values(FRAME_ID) is not None and self._is_retry(post):
                 self._hold(post, 0)
                 return
-            if post.is_arriving:
+            if post.inflater is not None:
+                self._rewrite(post, body)
+            elif post.is_arriving:
                 self._inflate(post, body)
             elif self.budget.try_reserve(len(body)):
                 post.reserved_bytes = len(body)
@@ -408,16 +409,17 @@ class LogsResource(Resource):
         )
 
     def _key_of(self, post: _Serving) -> Key | None:
-        frame_ids = post.values(b"logplex-frame-id")
-        if frame_ids is None:
-            return None
+        frame_ids = post.values(FRAME_ID) or []
         return key_of(_user_of(post), post.drain_token, frame_ids)
 
-    def _is_retry(self, post: _Serving, key: Key) -> bool:
+    def _is_retry(self, post: _Serving) -> bool:
         """
         Whether `post` retries one that is not to be forwarded again, whose outcome
         is then its own. If it does not, its own retries will be known by it.
         """
+        key = self._key_of(post)
+        if key is None:
+            return False
         attempt = self.retries.under_way(key)
         if attempt is not None:
             self.metrics.posts_joined += 1
@@ -478,29 +480,39 @@ class LogsResource(Resource):
         return body
 
     def _inflate(self, post: _Serving, body: bytes) -> None:
-        if post.content_encoding == b"gzip" and post.inflater is None:
+        if post.content_encoding == b"gzip":
             body = inflate.inflate(body, self._inflate_limits)
             self._hold(post, len(body))
         self._rewrite(post, body)
 
     def _rewrite(self, post: _Serving, body: bytes) -> None:
         stamp = self._stamps.stamp(post)
-        if len(body) > _GROWS_UNSEEN_BYTES or self.budget.is_tight:
-            growth = self._growth_of(post, body, stamp)
-            if not self.budget.try_reserve(growth):
+        growth = len(stamp) + len(post.drain_token or b"") + frames.GROWTH_MAX
+        # The batch will stand beside the body for a while. Mostly it is no matter
+        # how many frames there are.
+        frames_max = len(body) // frames.BYTES_MIN
+        if not self.budget.has_room(len(body) + frames_max * growth):
+            size = self._batch_bytes_max(body, growth)
+            if not self.budget.try_reserve(size):
                 go_on = partial(self._deliver, post, body, stamp)
-                self._wait_for_room(post, growth, go_on)
+                self._wait_for_room(post, size, go_on)
                 return
-            post.reserved_bytes += growth
+            post.reserved_bytes += size
         self._deliver(post, body, stamp)
 
-    def _growth_of(self, post: _Serving, body: bytes, stamp: bytes) -> int:
-        """How long the batch of `body` may be: it will stand beside it for a while."""
+    def _batch_bytes_max(self, body: bytes, growth: int) -> int:
+        """
+        How long the batch of `body` may be.
+
+        @param growth: of each of its frames.
+        """
+        limits = self._frame_limits
         frames_max = min(
-            body.count(b" ") // frames.SPACES_MIN, self._frame_limits.frames
+            body.count(b" ") // frames.SPACES_MIN,
+            len(body) // frames.BYTES_MIN,
+            limits.frames,
         )
-        growth = len(stamp) + len(post.drain_token or b"") + frames.GROWTH_MAX
-        return min(len(body) + frames_max * growth, self._frame_limits.batch_bytes)
+        return min(len(body) + frames_max * growth, limits.batch_bytes)
 
     def _deliver(self, post: _Serving, body: bytes, stamp: bytes) -> None:
         started_at = self._seconds()
@@ -609,8 +621,6 @@ class LogsResource(Resource):
         )
 
 
-# The batch of a body of this length is no matter, as long as there is plenty of room.
-_GROWS_UNSEEN_BYTES = 64 * 1024
 # A batch may be so many times as large as the largest body: each frame grows by
 # the stamp, and small frames with a large stamp would grow without bound.
 _BATCH_GROWTH_MAX = 4

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from logiss import frames
+from logiss.codec import rewrite
 from logiss.inflate import PIECE_BYTES
 from logiss.pool import NotDelivered
 from logiss.site import READ_BYTES, READ_BYTES_TIGHT, ChannelSite
@@ -290,14 +292,17 @@ class RoomTests(IntakeTestCase):
     def test_growth_is_bounded(self) -> None:
         """A batch is never larger than what was reserved for it."""
         logs = cast(Any, self.front.logs)
-        post = cast(Any, type("", (), {"drain_token": b"t" * 255}))
-        for text in (b"", b"-", b"- ", b"text of words"):
-            for header in (b"<1>1 t host a p m", b"<1>1 t    "):
-                body = framed(*[(header + b" " + text).rstrip(b"\n")] * 50)
-                stamp = b'[origin ip="%b"]' % (b"1" * 200)
-                batch = logs_rewrite(body, stamp, post.drain_token)
-                most = logs._growth_of(post, body, stamp)
-                self.assertLessEqual(len(batch), most)
+        token = b"t" * 255
+        stamp = b'[origin ip="%b"]' % (b"1" * 200)
+        growth = len(stamp) + len(token) + frames.GROWTH_MAX
+        for header in (b"<1>1 t host a p m", b"<1>1 t    ", b"     "):
+            for text in (b"", b" ", b" -", b" - ", b" text of words"):
+                body = framed(*[header + text] * 50)
+                batch = rewrite(body, stamp, token).octets
+                most = logs._batch_bytes_max(body, growth)
+                self.assertLessEqual(len(batch), most, (header, text))
+                frames_max = len(body) // frames.BYTES_MIN
+                self.assertLessEqual(most, len(body) + frames_max * growth)
 
     def test_tight(self) -> None:
         """From half of the memory on all clients are read from in small pieces."""
@@ -322,12 +327,6 @@ class RoomTests(IntakeTestCase):
         self.assertFalse(self.is_reading(connection))
         self.front.deliverer.waiters[0].callback(None)
         self.assertTrue(self.is_reading(connection))
-
-
-def logs_rewrite(body: bytes, stamp: bytes, token: bytes) -> bytes:
-    from logiss.codec import rewrite
-
-    return rewrite(body, stamp, token).octets
 
 
 class GzipTests(IntakeTestCase):
