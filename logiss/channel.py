@@ -204,6 +204,9 @@ class Channel(Protocol):
             self._keep_unread(data)
         else:
             self._feed(data)
+            if self._paused:
+                # Whatever that was for may be over already.
+                self._go_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.discard(self)
@@ -211,7 +214,7 @@ class Channel(Protocol):
         for call in (self._closing, self._next_turn):
             if call is not None and call.active():
                 call.cancel()
-        incoming, self._incoming = self._incoming, None
+        incoming, self._incoming = self._incoming or self._complete, None
         serving, self._serving = self._serving, None
         self._complete = None
         self._take_unread()
@@ -318,7 +321,7 @@ class Channel(Protocol):
             if self._line is not None:
                 self._head_start = b""
         self._parse(head)
-        if self._in_head and self._head_bytes > self.site.limits.head.line_bytes:
+        if self._in_head and self._head_bytes > self.site.limits.head.head_bytes_safe:
             self._check_unfinished_head()
         elif len(self._head_start) > self.site.limits.head.line_bytes:
             # Empty lines in front of a request are nothing, but not without end.
@@ -485,7 +488,7 @@ class Channel(Protocol):
         """What is to be answered to `request` on its headers, if anything."""
         line, self._line = self._line or b"", None
         limits, fields = self.site.limits.head, self._field_count
-        if self._head_bytes > limits.line_bytes or fields > limits.fields:
+        if self._head_bytes > limits.head_bytes_safe or fields > limits.fields:
             if limits.is_line_too_long(request.method, request.uri):
                 return URI_TOO_LONG
             if limits.are_fields_too_large(
@@ -580,7 +583,7 @@ class Channel(Protocol):
         unread bytes would be a reset, and take the answer away from it.
         """
         self._is_open = self._waits_for_room = False
-        incoming, self._incoming = self._incoming, None
+        incoming, self._incoming = self._incoming or self._complete, None
         self._complete = None
         if incoming is not None and not incoming.finished:
             incoming.abandon()

@@ -30,6 +30,12 @@ class HeadLimits:
     line_bytes: int = 8 * 1024
     header_bytes: int = 16 * 1024
     fields: int = 100
+    #: A head that is no longer is within both.
+    head_bytes_safe: int = field(init=False)
+
+    @head_bytes_safe.default
+    def _least(self) -> int:
+        return min(self.line_bytes, self.header_bytes)
 
     def is_line_too_long(self, method: bytes, target: bytes) -> bool:
         return len(method) + len(target) + _LINE_BYTES > self.line_bytes

@@ -353,7 +353,7 @@ class LogissService(Service):
             self._clients = ChannelSite(
                 root,
                 reactor,
-                _channel_limits(settings),
+                channel_limits(settings),
                 fixed={b"/logs": self.logs, b"/logs/": self.logs},
                 delivery_level=self.forwarder.pool.delivery_level,
                 budget=self.logs.budget,
@@ -446,7 +446,8 @@ class LogissService(Service):
             self.events.posts_summed(now[0] - before[0], now[1] - before[1])
 
 
-def _channel_limits(settings: Settings) -> ChannelLimits:
+def channel_limits(settings: Settings) -> ChannelLimits:
+    """What clients of `logiss.channel` may send."""
     return ChannelLimits(
         settings.max_body_bytes,
         HeadLimits(

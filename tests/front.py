@@ -16,9 +16,8 @@ from twisted.web.server import Site
 from logiss.credentials import Credentials
 from logiss.drain import Drain
 from logiss.health import RootResource
-from logiss.limits import ChannelLimits
 from logiss.metrics import Metrics
-from logiss.service import logs_resource
+from logiss.service import channel_limits, logs_resource
 from logiss.settings import Settings
 from logiss.site import ChannelSite, LogsSite
 from tests.fakes import FakeDeliverer, Lines
@@ -74,11 +73,12 @@ class Front:
         if name == "channel":
             fixed = {b"/logs": self.logs, b"/logs/": self.logs}
             level = self.deliverer.delivery_level
-            limits = ChannelLimits(most)
+            limits = channel_limits(self.settings)
             budget = self.logs.budget
             return ChannelSite(self.root, self.clock, limits, fixed, level, budget)
         if name == "logs":
-            return LogsSite(self.root, self.clock, most)
+            idle_seconds = self.settings.keepalive_timeout_seconds
+            return LogsSite(self.root, self.clock, most, idle_seconds)
         return Site(self.root, reactor=self.clock)
 
 

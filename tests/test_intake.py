@@ -215,6 +215,15 @@ class RoomTests(IntakeTestCase):
         (line,) = self.front.lines.having("post.code", "503")
         self.assertIn("memory budget", line["post.error"])
 
+    def test_answered_at_once(self) -> None:
+        """A post that is answered while there is no room keeps nobody from reading."""
+        self.take(LIMIT * 3 // 4)
+        connection = self.connect()
+        for body, code in ((b"no frame", 400), (b" ", 200), (b"x" * 9000, 400)):
+            connection.send(request(body))
+            self.assertEqual(self.codes(connection), [code])
+            self.assertTrue(self.is_reading(connection))
+
     def test_all_in_all(self) -> None:
         """However often there is a little room, it waits so long and no longer."""
         self.take(LIMIT)
