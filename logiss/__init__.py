@@ -11,8 +11,9 @@ from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
 from logiss.service import Admission, Forwarder, LogissService, logs_resource
-from logiss.settings import Destination, Settings, SettingsError, read
+from logiss.settings import Settings, SettingsError, read
 from logiss.site import LogsSite
+from logiss.variables import Destination
 from logiss.web import LogsResource
 
 read_settings = read

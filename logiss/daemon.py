@@ -32,7 +32,8 @@ from logiss.service import (
     descriptors_wanted,
     platform_problems,
 )
-from logiss.settings import Destination, Settings, SettingsError
+from logiss.settings import Settings, SettingsError
+from logiss.variables import Destination
 
 #: How long the reader of the log may take for the last lines.
 LAST_LINES_SECONDS = 1.0

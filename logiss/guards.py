@@ -24,8 +24,9 @@ from logiss.answers import (
 from logiss.credentials import Credential, Credentials, parse_authorization
 from logiss.drain import Drain
 from logiss.metrics import Metrics
-from logiss.settings import EVERYBODY, Settings
+from logiss.settings import Settings
 from logiss.trust import TrustedProxies
+from logiss.variables import EVERYBODY
 
 CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
 

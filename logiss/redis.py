@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from logiss.credentials import BrokenEntry, NotChanged
-from logiss.settings import MASK, RedisURL
+from logiss.variables import MASK, RedisURL
 
 T = TypeVar("T")
 

@@ -48,12 +48,13 @@ from logiss.redis import REDIS_SECONDS, RedisHash
 from logiss.refresh import Refresher
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
-from logiss.settings import Destination, RedisURL, Settings, SettingsError
+from logiss.settings import Settings, SettingsError
 from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
 from logiss.uses import SUM_SECONDS as USES_SECONDS
 from logiss.uses import UseSums
+from logiss.variables import Destination, RedisURL
 from logiss.web import LogsResource
 from logiss.wire import why_no_acknowledgements
 

@@ -31,7 +31,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from logiss.settings import BackendPEM
+from logiss.variables import BackendPEM
 
 #: How long the backend may take to end TCP behind the TLS session.
 TCP_END_SECONDS = 1.0

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import codec
 from logiss.service import LogissService
-from logiss.settings import Destination, Settings
+from logiss.settings import Settings
+from logiss.variables import Destination
 from tests.fakes import Lines
 
 RUN_SECONDS = 60

@@ -22,7 +22,7 @@ from docs.embedding_example import (
 )
 from logiss import Destination, IDeliverer, Settings, SettingsError, logs_resource
 from logiss.credentials import password_digest
-from logiss.settings import RedisURL
+from logiss.variables import RedisURL
 from tests.fakes import Lines, outcome
 
 HEADERS = {"Content-Type": "application/logplex-1"}

@@ -16,11 +16,11 @@ import logiss
 PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
-    "_version frames _frames stamp inflate chunked heads limits settings metrics l2met"
+    "_version frames _frames stamp inflate chunked heads limits variables metrics l2met"
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords listening descriptors",
+    " passwords listening descriptors settings",
     # 2 connections
     "senders requests refresh",
     # 3 queue and gate
@@ -34,6 +34,8 @@ FLOORS = (
 )
 FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 
+#: On another floor for what it is made of, but made of nothing else.
+AS_PAPER = {"settings"}
 #: What paper does not import, whatever it is part of.
 NOT_ON_PAPER = {"twisted", "zope", "time", "datetime", "sched", "asyncio"}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"}
@@ -56,7 +58,7 @@ def breaches(room: str, source: str) -> list[str]:
             other = _room_named(parts[1:])
             if not _may_import(room, other):
                 found.append(f"{room} imports {other}")
-        elif FLOOR_OF[wing(room)] == PAPER and (
+        elif (FLOOR_OF[wing(room)] == PAPER or room in AS_PAPER) and (
             parts[0] in NOT_ON_PAPER or ".".join(parts[:2]) in ENVIRONMENT
         ):
             found.append(f"{room} is paper and uses {name}")

@@ -22,7 +22,7 @@ from logiss.redis import (
     RedisFailed,
     RedisHash,
 )
-from logiss.settings import MASK, RedisURL
+from logiss.variables import MASK, RedisURL
 from tests.fakes import outcome
 
 

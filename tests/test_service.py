@@ -18,7 +18,8 @@ from logiss.service import (
     LogissService,
     platform_problems,
 )
-from logiss.settings import Destination, RedisURL, Settings, SettingsError
+from logiss.settings import Settings, SettingsError
+from logiss.variables import Destination, RedisURL
 from logiss.wire import why_no_acknowledgements
 from tests.fakes import Lines
 

@@ -20,18 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.credentials import Credentials
-from logiss.settings import (
-    EVERYBODY,
-    MASK,
-    BackendPEM,
-    Destination,
-    RedisURL,
-    Settings,
-    SettingsError,
-    read,
-    read_hmac_key,
-    read_redis,
-)
+from logiss.settings import Settings, SettingsError, read, read_hmac_key, read_redis
+from logiss.variables import EVERYBODY, MASK, BackendPEM, Destination, RedisURL
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 

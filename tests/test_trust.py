@@ -8,9 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import trust
 from logiss.answers import ONLY_SSL
-from logiss.settings import EVERYBODY, Networks
 from logiss.site import ChannelSite
 from logiss.trust import TrustedProxies
+from logiss.variables import EVERYBODY, Networks
 from tests.front import PEER, Connection, Front, framed, request, stamped
 from tests.http_rows import BODY
 

@@ -38,7 +38,8 @@ from zope.interface import implementer
 from logiss.pool import Payload
 from logiss.receiver import FrameDecoder
 from logiss.service import LogissService
-from logiss.settings import Destination, Settings
+from logiss.settings import Settings
+from logiss.variables import Destination
 from tests.fakes import Lines
 from tests.l2met_grammar import NotL2met
 

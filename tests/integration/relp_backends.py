@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from attrs import evolve
 
-from logiss.settings import Destination
+from logiss.variables import Destination
 from tests.integration.backends import Backend, Connection, TLSBackend, TLSConnection
 
 OFFERS = b"200 OK\nrelp_version=0\nrelp_software=tests,1\ncommands=syslog"

@@ -15,7 +15,8 @@ import pytest
 import pytest_twisted
 from attrs import evolve
 
-from logiss.settings import Destination, Settings
+from logiss.settings import Settings
+from logiss.variables import Destination
 from tests.integration.backends import (
     SETTINGS,
     Backend,

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from logiss.receiver import ReceiverFactory
 from logiss.service import LogissService
-from logiss.settings import Destination, Settings
+from logiss.settings import Settings
+from logiss.variables import Destination
 from tests.fakes import Lines
 from tests.front import TOKEN, USER
 from tests.integration.clients import connect, until

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from logiss.settings import Destination
+from logiss.variables import Destination
 from tests.integration.backends import (
     HEADER,
     ORIGIN,

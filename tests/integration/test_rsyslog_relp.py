@@ -16,7 +16,7 @@ import pytest_twisted
 
 from logiss.pool import NotDelivered
 from logiss.relp import MESSAGE_BYTES_MAX
-from logiss.settings import Destination
+from logiss.variables import Destination
 from tests.integration.backends import (
     HEADER,
     ORIGIN,

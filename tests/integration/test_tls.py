@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from logiss.senders import CLOSE_SECONDS
-from logiss.settings import BackendPEM, Destination, parse_pem_file
+from logiss.variables import BackendPEM, Destination, parse_pem_file
 from tests.integration.backends import (
     Backend,
     Connection,
