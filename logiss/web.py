@@ -342,6 +342,8 @@ class LogsResource(Resource):
             # Draining may have begun since its headers came.
             refusal = self._guards.draining(post)
             if refusal is not None:
+                self._intake.stop(post)
+                self._let_go(post)
                 refusal = self._fit_for(post, refusal)
                 self._log_failure(post, refusal)
                 return refusal

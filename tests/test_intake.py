@@ -161,6 +161,17 @@ class CountTests(IntakeTestCase):
         self.assertEqual(self.budget.reserved_bytes, 0)
         self.assertEqual(self.codes(connection), [])
 
+    def test_drained(self) -> None:
+        """So does one whose body comes when the drain has begun."""
+        for octets in (request(BODY), self.gzipped(BODY)):
+            connection = self.connect()
+            connection.send(octets[:-1])
+            self.front.drain.begin(lambda: None)
+            connection.send(octets[-1:])
+            self.assertEqual(self.codes(connection), [503])
+            self.assertEqual(self.budget.reserved_bytes, 0)
+            self.use()
+
     def test_broken_chunks(self) -> None:
         """So does one whose chunks are none."""
         connection = self.connect()
