@@ -33,9 +33,6 @@ def _read(octets: bytes) -> tuple[bytes, bytes] | None:
     if octets[:6].lower() != b"basic ":
         return None
     encoded = octets[6:].strip(b" ")
-    if len(encoded.rstrip(b"=")) % 4 == 0 and encoded[:1] != b"=":
-        # RFC 4648 section 3.3 lets a reader pass over pads that nothing needs.
-        encoded = encoded.rstrip(b"=")
     try:
         decoded = base64.b64decode(encoded, validate=True)
     except ValueError:
