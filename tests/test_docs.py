@@ -341,7 +341,7 @@ class SecurityTests(SynchronousTestCase):
         self.assertGreater(len(rows), 20)
         for row in rows:
             shown = row.rpartition("\n     - ")[2]
-            self.assertRegex(shown, r"``|After the merge", row)
+            self.assertIn("``", shown, row)
             for target in re.findall(r"``make (\w+)``", shown):
                 self.assertRegex((ROOT / "Makefile").read_text(), rf"(?m)^{target}:")
 
