@@ -363,6 +363,15 @@ class ReplayTests(AckedTestCase):
             [b"bbbb", b"cccc", b"dddd", b"e"],
         )
 
+    def test_large_payload(self) -> None:
+        """Of one that is larger than a write only the last frames are kept."""
+        sender, transport = self.connect()
+        frame = b"5 abcde"
+        self.send(sender, transport, frame * (WRITE_BYTES_MAX // len(frame) + 1))
+        self.assertEqual(
+            self.broken(sender, transport, ConnectionLost()), [frame + frame]
+        )
+
     def test_bounded(self) -> None:
         """However much is delivered, what is kept stays small."""
         sender, transport = self.connect()

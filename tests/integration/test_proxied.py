@@ -295,8 +295,9 @@ def test_by_hand(channel: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_drain(channel: str, tmp_path: Path) -> None:
     """
-    The drain closes connections that have not sent a header as well: the process ends
-    with 0, long before they would have been late.
+    Connections that have not sent a header hold no drain up: the process ends with 0,
+    long before they would have been late. That they are closed in order is shown by
+    `tests.test_proxied.GoodbyeTests`.
     """
     with serving(tmp_path, HTTP_CHANNEL=channel, HEADER_TIMEOUT="1h") as (daemon, _):
         mute, half, idle = (Client(daemon.port) for _ in range(3))
