@@ -25,7 +25,7 @@ setup(
     # the import hook that setuptools uses otherwise hides ``twisted/plugins``.
     package_dir={"": "."},
     packages=["logiss", "logiss.tools", "twisted.plugins"],
-    package_data={"logiss": ["py.typed", "_frames.pyx"]},
+    package_data={"logiss": ["py.typed", "_frames.pyx", "page/*"]},
     # Where there is no compiler the pure twin serves.
     ext_modules=[
         Extension("logiss._frames", ["logiss/_frames.pyx"], optional=True),
@@ -36,7 +36,10 @@ setup(
         "cryptography>=42",
         "hiredis>=3.0",
         "httptools>=0.6.4",
+        "prometheus-client>=0.21",
+        "pygal>=3.0",
         "pyOpenSSL>=24.2",
+        "rich>=13.7",
         "service-identity>=24.1",
         "Twisted>=26.4",
         "txredisapi>=1.6.0",
@@ -49,6 +52,7 @@ setup(
             "hypothesis>=6.100",
             "pytest>=8.2",
             "pytest-twisted>=1.14",
+            "selenium>=4.20",
             "treq>=24.9",
             "trustme>=1.1",
         ],
@@ -60,7 +64,7 @@ setup(
         # It has wheels for some interpreters; without it hypothesis does the work.
         "fuzz": ["atheris>=3.0"],
         "audit": ["pip-audit>=2.7"],
-        "bench": ["pygal>=3.0", "trustme>=1.1"],
+        "bench": ["trustme>=1.1"],
         "release": ["build>=1.2", "towncrier>=23.11"],
     },
     entry_points={"console_scripts": ["logiss = logiss.__main__:main"]},

@@ -36,6 +36,7 @@ class Budget:
     """
     @param limit_bytes: of everything reserved and not released.
     @param body_bytes: how large a body may be.
+    @ivar refusals: how often no room was found in time.
     @ivar on_tight: called with True when it becomes tight, with False when it is so no
         longer: time to read less at once, or more again.
     @ivar on_given_back: called when much was given back while it was tight.
@@ -56,6 +57,7 @@ class Budget:
         self._is_tight = False
         self._reserved_bytes = 0
         self._given_back_bytes = 0
+        self.refusals = 0
         self._complete = _Line()
         self._reading = _ReadingLine()
         self._admitting = False
@@ -65,6 +67,15 @@ class Budget:
     @property
     def reserved_bytes(self) -> int:
         return self._reserved_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._limit_bytes
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._complete.waiters) + len(self._reading.waiters)
 
     @property
     def is_tight(self) -> bool:
@@ -223,6 +234,7 @@ class Budget:
 
     def _too_late(self, waiter: Deferred[None]) -> None:
         self._forget(waiter)
+        self.refusals += 1
         waiter.errback(NoRoom("no room in the memory budget"))
         self._admit()
 

@@ -96,6 +96,7 @@ class IServed(TypingProtocol):
 
     def joined(self, channel: "Channel") -> None: ...
     def reads_early(self, resource: IResource) -> bool: ...
+    def refused(self, answer: Answer) -> None: ...
     def resource_for(self, request: LeanRequest) -> IResource: ...
 
 
@@ -420,6 +421,7 @@ class Channel(Protocol):
         incoming = self._incoming
         if incoming is None or not incoming.finished:
             # Else it has had its answer, on its headers.
+            self.site.refused(answer)
             self.write(answer.octets(self.site.date, self.site.level, True))
         self._close()
 
@@ -486,6 +488,18 @@ class Channel(Protocol):
 
     def _refusal(self, request: LeanRequest, version: str) -> Answer | None:
         """What is to be answered to `request` on its headers, if anything."""
+        refusal = self._head_refusal(request, version)
+        if refusal is not None:
+            self.site.refused(refusal)
+            return refusal
+        request.resource = self.site.resource_for(request)
+        request.reads_early = self.site.reads_early(request.resource)
+        if request.reads_early:
+            return cast("Answer | None", request.resource.refusal(request))
+        return None
+
+    def _head_refusal(self, request: LeanRequest, version: str) -> Answer | None:
+        """What is wrong with the head of `request`, whatever it asks for."""
         line, self._line = self._line or b"", None
         limits, fields = self.site.limits.head, self._field_count
         if self._head_bytes > limits.head_bytes_safe or fields > limits.fields:
@@ -497,10 +511,6 @@ class Channel(Protocol):
                 return HEADERS_TOO_LARGE
         if is_malformed(line, request.method, request.uri, version, request.fields):
             return BAD_REQUEST
-        request.resource = self.site.resource_for(request)
-        request.reads_early = self.site.reads_early(request.resource)
-        if request.reads_early:
-            return cast("Answer | None", request.resource.refusal(request))
         return None
 
     def on_body(self, octets: bytes) -> None:
@@ -515,6 +525,7 @@ class Channel(Protocol):
             refusal = request.resource.take(request, octets)
         elif request.size > self.site.limits.body_bytes:
             refusal = BODY_TOO_LARGE
+            self.site.refused(refusal)
         else:
             request.add_chunk(octets)
         if refusal is not None:

@@ -61,13 +61,17 @@ class Counts:
                 f"Logplex-Msg-Count is {stated}, the body has {found} frames"
             )
 
-    def count_losses(self, post: _Post, reported: tuple[int, int]) -> None:
+    def count_losses(
+        self, post: _Post, reported: tuple[int, int], user: bytes, at: float
+    ) -> None:
         """
         Count what the sender has dropped and lost before, as it reports it. Not until
         the post is delivered: a sender that reads no 200 reports the same again, and
         logplex all of it in each post until one is answered so.
 
         @param reported: what its frames say was dropped and lost.
+        @param user: whose post it is.
+        @param at: in the clock's seconds.
         """
         dropped, lost = (
             max(_largest(post.values(name)) or 0 for name in names)
@@ -80,6 +84,9 @@ class Counts:
         metrics.lost_by_headers += lost
         metrics.dropped_by_frames += reported[0]
         metrics.lost_by_frames += reported[1]
+        # What both say may be the same.
+        dropped_in_all, lost_in_all = map(max, (dropped, lost), reported)
+        metrics.add_loss(at, user, dropped_in_all, lost_in_all)
         self._events.losses_reported(post, (dropped, lost), reported)
 
     def count_cuts(self, post: _Post, batch: Batch) -> None:

@@ -28,9 +28,14 @@ BEARER = b"bearer"
 
 @define(eq=False)
 class Uses:
-    """How often something was used since it was last summed up."""
+    """
+    How often something was used since it was last summed up.
+
+    @ivar last_at: when it was last used, in the clock's seconds; 0 for never.
+    """
 
     count: int = 0
+    last_at: float = 0.0
 
     def take(self) -> int:
         count, self.count = self.count, 0
@@ -65,6 +70,8 @@ def password_digest(hmac_key: bytes, password: bytes) -> bytes:
 
 _VERIFIED_MAX = 10_000
 _HEADER_BYTES_MAX = 512
+# So many users are known by their names at least, those who are gone too.
+_REMEMBERED_MAX = 1000
 _NOBODYS = Credential("", "", False, bytes(64))
 
 
@@ -85,6 +92,7 @@ class Credentials:
         self._hmac_key = hmac_key
         self._fixed = {user: tuple(held) for user, held in table.items()}
         self._verified: dict[bytes, Credential] = {}
+        self._table: dict[bytes, tuple[Credential, ...]] = {}
         self._refused: dict[bytes, Uses] = {}
         self.refused_unknown = Uses()
         self.is_loaded = not awaits_more
@@ -116,10 +124,21 @@ class Credentials:
         self._put_in_force({**self._fixed, **{u: tuple(h) for u, h in table.items()}})
 
     def _put_in_force(self, held: dict[bytes, tuple[Credential, ...]]) -> None:
+        known = {(c.user, c.digest): c.uses.last_at for c in self.held()}
+        for credential in (c for credentials in held.values() for c in credentials):
+            # One that is read anew is the one that was used.
+            last_at = known.get((credential.user, credential.digest), 0.0)
+            credential.uses.last_at = max(credential.uses.last_at, last_at)
         most = max(map(len, held.values()), default=0) or 1
         self._nobodys = (_NOBODYS,) * most
         self._table = {u: c + self._nobodys[len(c) :] for u, c in held.items()}
-        self._refused = {user: self._refused.get(user) or Uses() for user in held}
+        refused = {user: self._refused.get(user) or Uses() for user in held}
+        # Those that are gone are still called by their name when they go on posting.
+        for user, uses in reversed(self._refused.items()):
+            if len(refused) >= max(_REMEMBERED_MAX, len(held)):
+                break
+            refused.setdefault(user, uses)
+        self._refused = refused
         self._verified = {}
 
     def held(self) -> Iterable[Credential]:
@@ -127,13 +146,20 @@ class Credentials:
         return (c for held in self._table.values() for c in held if c is not _NOBODYS)
 
     def refused(self) -> Iterable[tuple[bytes, Uses]]:
-        """The refusals of each known user."""
+        """The refusals of each known user, also of some that were known before."""
         return self._refused.items()
 
-    def authorize(self, authorization: bytes) -> Credential | None:
+    def claimed_user(self, authorization: bytes) -> bytes | None:
+        """The user that an Authorization header names, if it is a known one."""
+        offered = parse_authorization(authorization)
+        return offered[0] if offered and offered[0] in self._refused else None
+
+    def authorize(self, authorization: bytes, at: float = 0.0) -> Credential | None:
         """
         The credential that an Authorization header proves, or None. Either is
         counted, but for what may still turn out to be right.
+
+        @param at: in the clock's seconds.
 
         A header that was verified once is known again, as long as this table is
         the one in force. Looking it up tells an attacker nothing: bytes are found
@@ -142,21 +168,26 @@ class Credentials:
         """
         credential = self._verified.get(authorization)
         if credential is None:
-            credential = self._verify(authorization)
+            credential = self._verify(authorization, at)
             if credential is None:
                 return None
-        credential.uses.count += 1
+        uses = credential.uses
+        uses.count += 1
+        uses.last_at = at
         return credential
 
-    def _verify(self, authorization: bytes) -> Credential | None:
+    def _verify(self, authorization: bytes, at: float) -> Credential | None:
         offered = parse_authorization(authorization)
         if offered is None:
             self.refused_unknown.count += 1
+            self.refused_unknown.last_at = at
             return None
         credential = self.check(*offered)
         if credential is None:
             if self.is_loaded:
-                self._refused.get(offered[0], self.refused_unknown).count += 1
+                uses = self._refused.get(offered[0], self.refused_unknown)
+                uses.count += 1
+                uses.last_at = at
         elif len(authorization) <= _HEADER_BYTES_MAX:
             # One credential can be written in many ways, by its scheme's case and
             # by spaces: this does not grow with them.

@@ -155,16 +155,20 @@ def _exit_with(problems: list[str]) -> NoReturn:
     sys.exit(1)
 
 
-def _why_not_listening(error: CannotListenError) -> str:
+def _why_not_listening(error: CannotListenError, settings: Settings) -> str:
+    is_admin = settings.admin_port is not None and error.port == settings.admin_port
+    of_port, of_host = ("PORT", "LISTEN_HOST")
+    if is_admin and error.port != settings.port:
+        of_port, of_host = ("ADMIN_PORT", "ADMIN_HOST")
     cause = error.socketError
     why = getattr(cause, "strerror", None) or str(cause)
     where = f"cannot listen on {error.interface or '*'}:{error.port}: {why}"
     number = getattr(cause, "errno", None)
     if number == errno.EADDRINUSE:
-        return f"PORT: {where}; end the process that listens there or take another"
+        return f"{of_port}: {where}; end the process that listens there or take another"
     if number == errno.EACCES:
-        return f"PORT: {where}; take one from 1024 on"
-    return f"LISTEN_HOST: {where}; set it to an address of this machine"
+        return f"{of_port}: {where}; take one from 1024 on"
+    return f"{of_host}: {where}; set it to an address of this machine"
 
 
 def _to_stderr(text: str) -> None:
@@ -212,7 +216,7 @@ class _Daemon(Service):
             self._logiss.logs.budget.on_given_back = memory.give_back_freed
             self._logiss.startService()
         except CannotListenError as e:
-            _exit_with([_why_not_listening(e)])
+            _exit_with([_why_not_listening(e, self._settings)])
         self._journal.on_dropped = self._lines_dropped
         self._twisted_events.attach(self._logiss.events)
         if self._trying:

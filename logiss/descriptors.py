@@ -18,26 +18,27 @@ RESERVED = 64
 #: Kept besides for each connection to the backend: itself, and an attempt to connect
 #: while the old one still closes.
 RESERVED_EACH = 2
+#: Kept for the status page and for who reads the metrics, where there is a port for it.
+ADMIN_MAX = 160
 #: With room for fewer clients than this the process is of no use.
 CLIENTS_LEAST = 16
 
 _UNLIMITED = 1 << 30
 
 
-def reserved(forward_count: int) -> int:
+def reserved(forward_count: int, has_admin: bool = False) -> int:
     """How many descriptors are kept for a process with so many connections out."""
-    return RESERVED + RESERVED_EACH * forward_count
+    return RESERVED + RESERVED_EACH * forward_count + ADMIN_MAX * has_admin
 
 
-def clients_max(wanted: int, forward_count: int, descriptors: int) -> int:
+def clients_max(wanted: int, kept: int, descriptors: int) -> int:
     """How many clients there may be, with so many descriptors in all."""
-    return max(0, min(wanted, descriptors - reserved(forward_count)))
+    return max(0, min(wanted, descriptors - kept))
 
 
-def why_too_few(wanted: int, forward_count: int, descriptors: int) -> str:
+def why_too_few(wanted: int, kept: int, descriptors: int) -> str:
     """Why so few descriptors serve nobody; nothing when they serve somebody."""
-    kept = reserved(forward_count)
-    if clients_max(wanted, forward_count, descriptors) >= min(wanted, CLIENTS_LEAST):
+    if clients_max(wanted, kept, descriptors) >= min(wanted, CLIENTS_LEAST):
         return ""
     return (
         f"the process may open {descriptors} files and sockets, and keeps {kept} for"

@@ -148,6 +148,13 @@ class Guards:
             return None
         return ONLY_SSL
 
+    def user_of(self, post: Post) -> bytes | None:
+        """Who has posted it, or says so and is known."""
+        if post.credential is not None:
+            return post.credential.user
+        offered = post.values(b"authorization")
+        return self._credentials.claimed_user(offered[0]) if offered else None
+
     def draining(self, post: Post) -> Answer | None:
         return SHUTTING_DOWN if self._drain.draining else None
 
@@ -165,7 +172,9 @@ class Guards:
     def _credential(self, post: Post) -> Answer | None:
         offered = post.values(b"authorization")
         if offered is not None and len(offered) == 1:
-            credential = post.credential = self._credentials.authorize(offered[0])
+            credential = post.credential = self._credentials.authorize(
+                offered[0], post.started_at
+            )
             if credential is not None:
                 self._metrics.credentials_accepted += 1
                 if credential.deprecated:

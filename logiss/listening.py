@@ -57,6 +57,7 @@ class Accepting:
 
     @param connections_max: how many there may be at once.
     @ivar connections: how many there are.
+    @ivar pauses: how many pauses there were that the log tells of.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Accepting:
         self._port = port
         self._connections_max = connections_max
         self._events = events
-        self.connections = 0
+        self.connections = self.pauses = 0
         self._paused = False
         # Whether only time ends the pause, and whether there was one since the last
         # look.
@@ -110,6 +111,7 @@ class Accepting:
         self._paused = self._paused_lately = True
         self._port.stopReading()
         if self._look is None:
+            self.pauses += 1
             self._paused_at = self._clock.seconds()
             self._events.accepting_paused(self.connections, why)
             self._look_later()
@@ -210,6 +212,11 @@ class BoundedPort:
     def connections(self) -> int:
         """How many clients are connected."""
         return self._accepting.connections
+
+    @property
+    def pauses(self) -> int:
+        """How often accepting has paused."""
+        return self._accepting.pauses
 
     def _bound(self) -> None:
         if self._is_bounded:

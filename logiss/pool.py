@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import Interface, implementer
 
 from logiss.l2met import EventLog
-from logiss.metrics import Metrics
+from logiss.metrics import Link, Metrics
 from logiss.senders import Delivery, ISender, ISenderOwner, Loss
 
 #: How long what a connection has ended on waits for one that became usable later: a
@@ -72,9 +72,18 @@ class _Delivery:
     @ivar octets: what is not confirmed of it; nothing once it has ended.
     @ivar waiter: fires at its end; None of a replay, for which nobody waits.
     @ivar blamed_at: see `logiss.senders.Delivery`.
+    @ivar sent_at: when it was given to a connection last, in the clock's seconds.
     """
 
-    __slots__ = ("blamed_at", "deadline", "octets", "payload", "size", "waiter")
+    __slots__ = (
+        "blamed_at",
+        "deadline",
+        "octets",
+        "payload",
+        "sent_at",
+        "size",
+        "waiter",
+    )
 
     def __init__(self, payload: Payload, deadline: float) -> None:
         self.payload: Payload | None = payload
@@ -82,6 +91,7 @@ class _Delivery:
         self.size = len(payload.octets)
         self.deadline = deadline
         self.blamed_at: float | None = None
+        self.sent_at = 0.0
         self.waiter: Deferred[None] | None = None
         if deadline != inf:
             self.waiter = Deferred(self._cancelled)
@@ -155,6 +165,32 @@ class Pool:
         """How many connections are usable."""
         return len(self._senders)
 
+    @property
+    def queue_payloads(self) -> int:
+        """How many payloads wait for a connection."""
+        return sum(1 for delivery in self._queue if delivery.octets)
+
+    @property
+    def queue_bytes(self) -> int:
+        """How many bytes wait for a connection."""
+        return sum(len(delivery.octets) for delivery in self._queue)
+
+    @property
+    def replay_bytes(self) -> int:
+        """How many bytes that were answered 200 wait to be sent again."""
+        return sum(len(delivery.octets) for delivery in self._replays)
+
+    def oldest_sent_at(self) -> dict[Link, float]:
+        """
+        Of each connection that has something unconfirmed, when the oldest of it was
+        given to it, in the clock's seconds.
+        """
+        return {
+            sender.link: min(d.sent_at for d in given if isinstance(d, _Delivery))
+            for sender in self._senders
+            if (given := sender.unconfirmed())
+        }
+
     # the web's side
 
     def deliver(self, payload: Payload) -> Deferred[None]:
@@ -186,9 +222,11 @@ class Pool:
         if sender in self._behind and not sender.unconfirmed_bytes:
             del self._behind[sender]
             self._idle[sender] = None
+        link, now = sender.link, self._clock.seconds()
         for delivery in deliveries:
             assert isinstance(delivery, _Delivery)
-            self._metrics.bytes_delivered += delivery.size
+            link.bytes_delivered += delivery.size
+            link.confirmation.observe(now - delivery.sent_at)
             if delivery.is_replay:
                 self._replay_ended()
             delivery.succeed()
@@ -196,6 +234,7 @@ class Pool:
     def refused(self, sender: ISender, delivery: Delivery, why: str) -> None:
         assert isinstance(delivery, _Delivery)
         self._metrics.payloads_refused += 1
+        sender.link.write_errors += 1
         if delivery.payload is not None:
             request_id = delivery.payload.request_id
             self._events.write_failed(sender.sender_id, request_id, why)
@@ -215,6 +254,7 @@ class Pool:
                 delivery.payload.request_id,
                 f"{loss.why}; what was written of the payload may arrive twice",
             )
+        sender.link.write_errors += len(alive)
         self._metrics.payloads_requeued += len(alive)
         # What this connection had confirmed stood before what it was replaying.
         self._replays.extend([*map(self._replay_of, loss.replay), *replays])
@@ -340,6 +380,7 @@ class Pool:
         now = self._clock.seconds()
         first_begun = []
         for delivery in group:
+            delivery.sent_at = now
             payload = delivery.payload
             assert payload is not None
             if payload.begun_at is None:
@@ -419,7 +460,11 @@ class Pool:
     def _give_up(self, sender: ISender, late: list[_Delivery]) -> None:
         """A connection made no progress: end it, and those whose time is over."""
         why = "the backend did not take all of it in time"
+        now = self._clock.seconds()
+        sender.link.stalls += 1
         for delivery in late:
+            sender.link.confirmation.observe(now - delivery.sent_at)
+            sender.link.write_errors += 1
             if delivery.payload is not None:
                 self._events.write_failed(
                     sender.sender_id, delivery.payload.request_id, why

@@ -137,6 +137,7 @@ class Refresher(Service):
         self._good = good
         self._failures = 0
         self._metrics.refreshes_succeeded += 1
+        self._metrics.refreshed_at = self._clock.seconds()
         self._events.credentials_refreshed(
             len(good), self._clock.seconds() - started_at
         )

@@ -37,7 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface, implementer
 
 from logiss.l2met import EventLog
-from logiss.metrics import Metrics
+from logiss.metrics import Link
 from logiss.wire import Wire
 
 RECONNECT_SECONDS = 0.2
@@ -95,6 +95,7 @@ class ISender(Interface):
     """One usable connection to the backend."""
 
     sender_id = Attribute("Number of the connection, from 0.")
+    link = Attribute("What is counted of the connection, and of those before it.")
     usable_since = Attribute("When it became usable, in the clock's seconds.")
     unconfirmed_bytes = Attribute("How much it was given that has no outcome yet.")
     joined_bytes_max = Attribute(
@@ -168,6 +169,7 @@ class Sender(protocol.Protocol):
     """
 
     factory: "SenderFactory"
+    link: Link
     # TCP's or TLS's; what is asked of either has no common interface.
     transport: Any
     hastens = False
@@ -287,7 +289,7 @@ class Sender(protocol.Protocol):
         self._over = True
         if self.usable:
             self.usable = False
-            self.factory.sender_unusable(self)
+            self.factory.sender_unusable(self, why)
             self.owner.sender_lost(self, self.loss(why, in_order))
 
 
@@ -296,6 +298,7 @@ class SenderFactory(ReconnectingClientFactory):
     Keeps one connection to the backend, with its lines and counts.
 
     @param make_sender: from the number of the connection.
+    @param link: where it is counted.
     @param destination: where to, for the log; nothing where there is only one.
     @ivar sender: the usable connection, while there is one.
     """
@@ -304,11 +307,10 @@ class SenderFactory(ReconnectingClientFactory):
 
     def __init__(
         self,
-        sender_id: int,
+        link: Link,
         make_sender: Callable[[int], Sender],
         clock: IReactorTime,
         events: EventLog,
-        metrics: Metrics,
         destination: str = "",
     ) -> None:
         self._clock = clock
@@ -318,10 +320,10 @@ class SenderFactory(ReconnectingClientFactory):
         self.call_later = clock.callLater
         self.seconds = clock.seconds
         self.connector: Any = None
-        self._sender_id = sender_id
+        self.link = link
+        self._sender_id = link.link_id
         self._make_sender = make_sender
         self._events = events
-        self._metrics = metrics
         self._destination = destination
         self._started_at = 0.0
         self.sender: Sender | None = None
@@ -331,28 +333,35 @@ class SenderFactory(ReconnectingClientFactory):
     def startedConnecting(self, connector: IConnector) -> None:
         self.connector = connector
         self._started_at = self._clock.seconds()
-        self._metrics.connects_attempted += 1
+        self.link.attempts += 1
         self._events.connect_attempted(self._sender_id, self._destination)
 
     def buildProtocol(self, addr: IAddress | None) -> Sender:  # type: ignore[override]
         sender = self._make_sender(self._sender_id)
         sender.factory = self
+        sender.link = self.link
         return sender
 
     def sender_usable(self, sender: Sender) -> None:
         self.connector.established()
         self.resetDelay()
         self.sender = sender
-        self._metrics.connects_succeeded += 1
+        now = self._clock.seconds()
+        link = self.link
+        link.is_usable, link.since = True, now
+        link.connects += 1
+        link.connect_seconds += max(0.0, now - self._started_at)
         self._events.connect_succeeded(
             self._sender_id,
-            self._clock.seconds() - self._started_at,
+            now - self._started_at,
             _host_and_port(sender.transport.getPeer()),
         )
 
-    def sender_unusable(self, sender: Sender) -> None:
+    def sender_unusable(self, sender: Sender, why: str) -> None:
         self.sender = None
-        self._metrics.disconnects += 1
+        self.link.failed(self._clock.seconds(), why)
+        self.link.is_usable, self.link.since = False, self._clock.seconds()
+        self.link.disconnects += 1
         self._events.disconnected(self._sender_id)
 
     def sender_lost(self, sender: Sender, reason: Failure) -> None:
@@ -365,10 +374,10 @@ class SenderFactory(ReconnectingClientFactory):
         if not self.continueTrying:
             self._tell_closed()
             return
-        self._metrics.connects_failed += 1
-        self._events.connect_failed(
-            self._sender_id, describe(reason), self._destination
-        )
+        why = describe(reason)
+        self.link.failures += 1
+        self.link.failed(self._clock.seconds(), why)
+        self._events.connect_failed(self._sender_id, why, self._destination)
         self.retry()
 
     def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
@@ -35,13 +35,16 @@ from twisted.internet.task import LoopingCall, deferLater
 from logiss import codec, descriptors
 from logiss.connector import EndpointConnector
 from logiss.credentials import Credentials, Table
+from logiss.descriptors import ADMIN_MAX
 from logiss.drain import Drain
+from logiss.facts import Clients as ConnectedClients
+from logiss.facts import Watch
 from logiss.guards import peer_address
 from logiss.health import RootResource
 from logiss.l2met import EventLog
 from logiss.limits import ChannelLimits, Deadlines, HeadLimits
 from logiss.listening import BoundedPort
-from logiss.metrics import Metrics
+from logiss.metrics import Link, Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
 from logiss.redis import REDIS_SECONDS, RedisHash
@@ -64,6 +67,10 @@ SUM_SECONDS = 10.0
 LAST_POSTS_SECONDS = 0.25
 #: How long clients may take to read their answers once everything is delivered.
 GOODBYE_SECONDS = 1.0
+#: How long the readers of the status page may take to read the end of it.
+ADMIN_GOODBYE_SECONDS = 0.2
+#: Nobody has to send a body there.
+ADMIN_BODY_BYTES = 1024
 #: How long an address may take for TCP's handshake. The kernel's pauses between two
 #: attempts grow, so that a long wait would find a healed path late.
 HANDSHAKE_SECONDS = 3.0
@@ -108,22 +115,20 @@ class Forwarder(Service):
         if settings.delivery_level == "acked":
             self._acknowledgements = Acknowledgements(reactor)
         destinations = settings.forward_dest
-        self._links = [
-            (
-                SenderFactory(
-                    i,
-                    self._make_sender,
-                    reactor,
-                    events,
-                    metrics,
-                    str(destination) if len(destinations) > 1 else "",
-                ),
-                destination,
+        self._links = []
+        for i, destination in zip(
+            range(settings.forward_count), cycle(destinations), strict=False
+        ):
+            link = Link(i, str(destination))
+            metrics.links.append(link)
+            factory = SenderFactory(
+                link,
+                self._make_sender,
+                reactor,
+                events,
+                link.destination if len(destinations) > 1 else "",
             )
-            for i, destination in zip(
-                range(settings.forward_count), cycle(destinations), strict=False
-            )
-        ]
+            self._links.append((factory, destination))
 
     def _make_sender(self, sender_id: int) -> Sender:
         if self._settings.delivery_level == "relp":
@@ -187,20 +192,26 @@ def platform_problems(settings: Settings) -> list[str]:
 def descriptor_problems(settings: Settings) -> list[str]:
     """What the limit on open files has against serving clients, a line each."""
     why = descriptors.why_too_few(
-        settings.max_connections, settings.forward_count, descriptors.descriptors_max()
+        settings.max_connections, _kept(settings), descriptors.descriptors_max()
     )
     return [f"MAX_CONNECTIONS: {why}"] if why else []
 
 
 def descriptors_wanted(settings: Settings) -> int:
     """How many descriptors a whole logiss may come to need."""
-    return settings.max_connections + descriptors.reserved(settings.forward_count)
+    return settings.max_connections + _kept(settings)
+
+
+def _kept(settings: Settings) -> int:
+    """How many descriptors clients must leave."""
+    has_admin = settings.admin_port is not None
+    return descriptors.reserved(settings.forward_count, has_admin)
 
 
 def clients_max(settings: Settings) -> int:
     """How many clients may be connected, as many descriptors as there are."""
     return descriptors.clients_max(
-        settings.max_connections, settings.forward_count, descriptors.descriptors_max()
+        settings.max_connections, _kept(settings), descriptors.descriptors_max()
     )
 
 
@@ -256,6 +267,10 @@ class Admission(Service):
                 settings.allow_empty_credentials,
             )
 
+    def collect_uses(self) -> None:
+        """Bring the counts of the credentials to the metrics."""
+        self._uses.collect()
+
     def _replace(self, table: Table) -> None:
         self._uses.collect()
         self.credentials.replace(table)
@@ -294,6 +309,61 @@ def _credentials(settings: Settings) -> Credentials:
         settings.tokens,
         awaits_more=settings.redis_url is not None,
     )
+
+
+class Admin(Service):
+    """
+    The operator's page, metrics and JSON on a port of their own.
+
+    @param watch: knows where to look.
+    """
+
+    name = "admin"
+
+    def __init__(self, reactor: IReactor, settings: Settings, watch: Watch) -> None:
+        # Whoever does not want it does not pay for its libraries.
+        from logiss.status import Status
+
+        self._reactor = reactor
+        self._settings = settings
+        self.status = Status(reactor, watch)
+        site = LogsSite(self.status.root, reactor, ADMIN_BODY_BYTES)
+        self._clients = Clients(site, reactor)
+        self._port: BoundedPort | None = None
+
+    def startService(self) -> None:
+        """
+        @raise CannotListenError: the port is taken or not allowed.
+        """
+        super().startService()
+        settings = self._settings
+        assert settings.admin_port is not None
+        port = self._reactor.listenTCP(
+            settings.admin_port,
+            cast(Any, self._clients),
+            interface=settings.admin_host,
+        )
+        # Lines on clients are about those who post.
+        muted = EventLog(settings.deploy, lambda line: None)
+        self._port = BoundedPort(self._reactor, port, ADMIN_MAX, muted)
+        self.status.startService()
+
+    @property
+    def address(self) -> Any:
+        """Where it listens; only while it does."""
+        assert self._port is not None
+        return self._port.getHost()
+
+    async def stop(self) -> None:
+        """Close the port and all pages."""
+        super().stopService()
+        port, self._port = self._port, None
+        if port is not None:
+            stopped = port.stopListening()
+            if stopped is not None:
+                await stopped
+        self.status.stopService()
+        await self._clients.say_goodbye(ADMIN_GOODBYE_SECONDS)
 
 
 class LogissService(Service):
@@ -359,6 +429,7 @@ class LogissService(Service):
                 delivery_level=self.forwarder.pool.delivery_level,
                 budget=self.logs.budget,
                 on_cut=self._clients_cut,
+                refused_by_code=self.metrics.requests_refused_by_code,
             )
         if settings.proxy_protocol:
             self._clients = ProxiedFactory(
@@ -367,7 +438,10 @@ class LogissService(Service):
                 settings.header_timeout_seconds,
                 self._proxy_headers_refused,
             )
-        self._port: IListeningPort | None = None
+        self._port: BoundedPort | None = None
+        self._admin: Admin | None = None
+        if settings.admin_port is not None:
+            self._admin = Admin(reactor, settings, self._watch())
         self._sums = LoopingCall(self._sum_up)
         self._sums.clock = reactor
         self._summed = (0, 0)
@@ -380,13 +454,43 @@ class LogissService(Service):
         super().startService()
         self.events.started(codec.NAME, self._settings.http_channel)
         self.events.phase_reached("http", "listen", port=self.address.port)
+        if self._admin is not None:
+            self._admin.startService()
+            port = self._admin.address.port
+            self.events.phase_reached("admin", "listen", port=port)
         self._say_how_many()
         self.forwarder.startService()
         self.admission.startService()
         if not self._settings.log_successes:
             self._sums.start(SUM_SECONDS, now=False)
 
-    def _listen(self) -> IListeningPort:
+    def _watch(self) -> Watch:
+        return Watch(
+            self._reactor,
+            self.metrics,
+            self.forwarder.pool,
+            self.logs.budget,
+            self.admission.credentials,
+            self.drain,
+            self.admission.collect_uses,
+            self._connected,
+            instance=self._settings.deploy,
+            delivery_timeout_seconds=self._settings.delivery_timeout_seconds,
+            refresh_seconds=(
+                self._settings.credential_refresh_interval_seconds
+                if self._settings.redis_url is not None
+                else None
+            ),
+        )
+
+    def _connected(self) -> ConnectedClients:
+        port = self._port
+        if port is None:
+            return ConnectedClients()
+        most = clients_max(self._settings)
+        return ConnectedClients(port.connections, most, port.pauses)
+
+    def _listen(self) -> BoundedPort:
         """Listen, with no more connections than there may be."""
         port = listen(self._reactor, self._settings, self._clients)
         most = clients_max(self._settings)
@@ -422,6 +526,8 @@ class LogissService(Service):
                 await stopped
         await self._clients.say_goodbye(GOODBYE_SECONDS)
         await self.forwarder.stop(deadline)
+        if self._admin is not None:
+            await self._admin.stop()
         if self._sums.running:
             self._sums.stop()
             self._sum_up()

@@ -133,6 +133,8 @@ class Settings:
     credential_refresh_interval_seconds: float = 60.0
     allow_empty_credentials: bool = False
     max_connections: int = 10_000
+    admin_port: int | None = None
+    admin_host: str = "127.0.0.1"
 
     @property
     def delivery_level(self) -> str:
@@ -301,12 +303,19 @@ def read(environ: Mapping[str, str]) -> Settings:
         ),
         allow_empty_credentials=variable("ALLOW_EMPTY_CREDENTIALS", parse_flag, False),
         max_connections=variable("MAX_CONNECTIONS", parse_many, 10_000),
+        admin_port=variable("ADMIN_PORT", parse_port, None),
+        admin_host=variable("ADMIN_HOST", str, "127.0.0.1"),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
             f"MAX_INFLIGHT_BYTES: is {settings.max_inflight_bytes}, less than"
             f" MAX_BODY_BYTES ({settings.max_body_bytes}): the largest body would"
             " never find room; raise it or lower MAX_BODY_BYTES"
+        )
+    if settings.admin_port and settings.admin_port == settings.port:
+        problems.append(
+            f"ADMIN_PORT: is {settings.admin_port}, as is PORT; set it to another, the"
+            " status page is not for those who post"
         )
     problems += _destination_problems(settings)
     is_trust_stated = bool(environ.get("TRUSTED_PROXIES", "").strip())

@@ -18,10 +18,11 @@ from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Site
 
-from logiss.answers import OK, IReadsEarly
+from logiss.answers import OK, Answer, IReadsEarly
 from logiss.budget import Budget
 from logiss.channel import Channel
 from logiss.limits import IDLE_SECONDS, ChannelLimits
+from logiss.metrics import CountsByCode
 from logiss.requests import LeanRequest
 
 #: What the reactor reads at once from a client, and when memory is tight.
@@ -125,6 +126,7 @@ class ChannelSite(ServerFactory[Channel]):
     @param budget: where what is read ahead counts.
     @param on_cut: told how many clients were cut off, the address of one and why it
         was.
+    @param refused_by_code: counts requests that are none that could be served.
     @ivar channels: the connections there are.
     """
 
@@ -141,8 +143,10 @@ class ChannelSite(ServerFactory[Channel]):
         delivery_level: str | None = None,
         budget: Budget | None = None,
         on_cut: Callable[[int, IAddress, str], None] = lambda *cut: None,
+        refused_by_code: CountsByCode | None = None,
     ) -> None:
         self.clock = clock
+        self._refused_by_code = refused_by_code or CountsByCode()
         self.limits = limits
         self.budget = budget or Budget(clock, sys.maxsize)
         self.budget.on_tight = self._tightened
@@ -182,6 +186,10 @@ class ChannelSite(ServerFactory[Channel]):
     def _tick(self) -> None:
         self.date = datetimeToString(self.clock.seconds())
         self.ok = OK.octets(self.date, self.level, False)
+
+    def refused(self, answer: Answer) -> None:
+        """A client has sent something that is no request, or too much of one."""
+        self._refused_by_code[answer.code] += 1
 
     def joined(self, channel: Channel) -> None:
         """A client has connected."""

@@ -45,8 +45,8 @@ from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.inflate import InflateLimits, Inflater
 from logiss.intake import Intake
-from logiss.l2met import EventLog
-from logiss.metrics import Metrics
+from logiss.l2met import VALUE_MAX, EventLog
+from logiss.metrics import FailedPost, Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
 from logiss.retries import FRAME_ID, Attempt, Key, Retries, key_of
 from logiss.settings import Settings
@@ -554,7 +554,8 @@ class LogsResource(Resource):
     def _delivered(self, _: None, post: _Serving) -> None:
         self._let_go(post)
         if post.reported is not NOTHING_LOST or any(map(post.values, LOSS_HEADERS)):
-            self._counts.count_losses(post, post.reported)
+            user, now = _user_of(post), self._seconds()
+            self._counts.count_losses(post, post.reported, user, now)
         self.metrics.frames_delivered += post.frames
         self._succeed(post, OK)
 
@@ -564,24 +565,37 @@ class LogsResource(Resource):
         self._succeed(post, DUPLICATE)
 
     def _succeed(self, post: _Serving, answer: Answer) -> None:
-        self.metrics.posts_succeeded += 1
+        now = self._seconds()
+        payload, started_at = post.payload, post.delivery_started_at
+        send_seconds = wait_seconds = 0.0
+        metrics = self.metrics
+        if started_at is not None:
+            wait_seconds = now - started_at
+            if payload is not None:
+                send_seconds = now - (payload.begun_at or now)
+                metrics.delivery.observe(wait_seconds)
+                metrics.send_seconds += send_seconds
+        metrics.posts_succeeded += 1
+        metrics.codec_seconds += post.fixer_seconds
+        metrics.post_seconds += now - post.started_at
         if self._settings.log_successes:
-            now = self._seconds()
-            payload = post.payload
-            begun_at = now if payload is None else payload.begun_at or now
-            started_at = post.delivery_started_at
             self._events.post_succeeded(
                 post,
                 post.fixer_seconds,
                 now - post.started_at,
-                now - begun_at,
-                0.0 if started_at is None else now - started_at,
+                send_seconds,
+                wait_seconds,
                 answer is DUPLICATE,
             )
         post.answer(GONE if post.client_gone else answer)
 
     def _failed(self, reason: Failure, post: _Serving) -> None:
         self._let_go(post, reason)
+        if post.delivery_started_at is not None and post.payload is not None:
+            self.metrics.frames_failed += post.frames
+            if reason.check(NotDelivered):
+                took_seconds = self._seconds() - post.delivery_started_at
+                self.metrics.delivery.observe(took_seconds)
         answer = GONE
         if not post.client_gone:
             answer = self._fit_for(post, answer_of(reason))
@@ -614,13 +628,22 @@ class LogsResource(Resource):
                 post.attempt.fail(reason)
 
     def _log_failure(self, post: Post, answer: Answer) -> None:
-        self.metrics.posts_failed += 1
-        self._events.post_failed(
-            post,
-            answer.code,
-            answer.error or answer.text,
-            self._seconds() - post.started_at,
+        now, cause = self._seconds(), answer.error or answer.text
+        metrics = self.metrics
+        metrics.posts_failed_by_code[answer.code] += 1
+        metrics.post_seconds += now - post.started_at
+        metrics.failures.append(
+            FailedPost(
+                now,
+                answer.code,
+                cause[:VALUE_MAX],
+                _cut(post.request_id),
+                _cut(post.drain_token),
+                _cut(post.remote_addr),
+                self._guards.user_of(post),
+            )
         )
+        self._events.post_failed(post, answer.code, cause, now - post.started_at)
 
 
 # A batch may be so many times as large as the largest body: each frame grows by
@@ -629,6 +652,11 @@ _BATCH_GROWTH_MAX = 4
 _STAMPS_MAX = 4096
 # The paths below the front door that are the front door: none, and a slash.
 _HERE: tuple[list[bytes], ...] = ([], [b""])
+
+
+def _cut(value: bytes | None) -> bytes | None:
+    """As much of a client's value as is kept of it."""
+    return None if value is None else value[:VALUE_MAX]
 
 
 def _user_of(post: Post) -> bytes:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from logiss.l2met import EventLog
+from logiss.metrics import Link
 from logiss.pool import IDeliverer, Payload
 from logiss.redis import IHash
 from logiss.senders import Delivery, ISender, ISenderOwner, Loss, Sender
@@ -87,6 +88,7 @@ class FakeSender:
 
     def __init__(self, sender_id: int = 0) -> None:
         self.sender_id = sender_id
+        self.link = Link(sender_id, "backend.example:514")
         self.usable_since = 0.0
         self.unconfirmed_bytes = 0
         self.joined_bytes_max = 1000
@@ -179,7 +181,8 @@ class FakeLinks:
     def sender_usable(self, sender: Sender) -> None:
         """Counted by nobody."""
 
-    sender_unusable = sender_usable
+    def sender_unusable(self, sender: Sender, why: str) -> None:
+        """Nor is this."""
 
     def sender_lost(self, sender: Sender, reason: Failure) -> None:
         """It is not connected again."""

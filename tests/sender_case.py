@@ -4,7 +4,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.metrics import Metrics
+from logiss.metrics import Link
 from logiss.senders import Sender, SenderFactory
 from logiss.syslog_sender import SyslogSender
 from tests.fakes import FakeOwner, Lines
@@ -56,14 +56,13 @@ class SenderTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
         self.lines = Lines()
-        self.metrics = Metrics()
+        self.link = Link(2, "backend.example:514")
         self.owner = FakeOwner()
         self.factory = SenderFactory(
-            2,
+            self.link,
             self.make_sender,
             self.reactor,
             self.lines.events(),
-            self.metrics,
         )
         self.connector = FakeConnector(self.factory)
         self.connector.connect()

@@ -23,7 +23,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.metrics import Metrics
+from logiss.metrics import Link, Metrics
 from logiss.pool import Payload, Pool
 from logiss.senders import Delivery
 from logiss.syslog_sender import Acknowledgements, SyslogSender
@@ -60,6 +60,7 @@ class _Connection:
         self.transport.room = 0
         sender.begun = []
         sender.factory = FakeLinks(clock)  # type: ignore[assignment]
+        sender.link = Link(sender.sender_id, "backend.example:514")
 
     def open(self) -> None:
         sender = self.sender

@@ -18,8 +18,9 @@ class ShareTests(SynchronousTestCase):
     """How many clients there may be is what was wanted, or what is left."""
 
     def test_reserved(self) -> None:
-        """64, and two for each connection to the backend."""
+        """64, two for each connection to the backend, 160 for an admin port."""
         self.assertEqual(reserved(4), 72)
+        self.assertEqual(reserved(4, has_admin=True), 232)
         self.assertEqual(reserved(1000), 2064)
 
     def test_clients(self) -> None:
@@ -35,7 +36,7 @@ class ShareTests(SynchronousTestCase):
             (5, 1024, 5),
         ]:
             with self.subTest((wanted, limit)):
-                self.assertEqual(clients_max(wanted, 4, limit), expected)
+                self.assertEqual(clients_max(wanted, reserved(4), limit), expected)
 
     def test_too_few(self) -> None:
         """Room for less than a handful is a mistake, unless no more was wanted."""
@@ -47,12 +48,14 @@ class ShareTests(SynchronousTestCase):
             (3, 74, True),
         ]:
             with self.subTest((wanted, limit)):
-                self.assertEqual(bool(why_too_few(wanted, 4, limit)), is_mistake)
+                self.assertEqual(
+                    bool(why_too_few(wanted, reserved(4), limit)), is_mistake
+                )
 
     def test_says_what_to_do(self) -> None:
         """It says what there is and what there should be."""
         self.assertEqual(
-            why_too_few(10_000, 4, 64),
+            why_too_few(10_000, reserved(4), 64),
             "the process may open 64 files and sockets, and keeps 72 for itself;"
             " raise its limit (ulimit -n) to 10072",
         )

@@ -159,8 +159,10 @@ class VariablesTests(SynchronousTestCase):
                     unchecked.add(name)
                 else:
                     self.assertEqual(problems_of(name, stated[1]), [stated[2]])
-        # The one fails when it listens, the others when they are missing.
-        self.assertEqual(unchecked, {"LISTEN_HOST", "HMAC_KEY", "REDIS_KEY"})
+        # Two fail when they listen, the others when they are missing.
+        self.assertEqual(
+            unchecked, {"LISTEN_HOST", "ADMIN_HOST", "HMAC_KEY", "REDIS_KEY"}
+        )
 
     def test_missing_with_redis(self) -> None:
         """What is said of what Redis needs is what the operator gets."""

@@ -194,8 +194,10 @@ class RotatingTests(SynchronousTestCase):
         client.loseConnection()
         rotating.stopService()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        [line] = self.lines.having("user", "app")
-        self.assertEqual(line["count#log-iss.credentials.success"], "1")
+        accepted, refused = self.lines.having("user", "app")
+        self.assertEqual(accepted["count#log-iss.credentials.success"], "1")
+        # Who is gone is still called by the name.
+        self.assertEqual(refused["count#log-iss.credentials.failure"], "1")
 
     def test_needs_admission(self) -> None:
         """Redis without an `Admission` is a mistake that is told at once."""

@@ -17,16 +17,17 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate chunked heads limits variables metrics l2met"
+    " words history"
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords listening descriptors settings",
+    " passwords listening descriptors settings facts plots",
     # 2 connections
-    "senders requests refresh",
+    "senders requests refresh exposition findings",
     # 3 queue and gate
-    "syslog_sender relp_sender pool guards counts retries intake channel",
+    "syslog_sender relp_sender pool guards counts retries intake channel report",
     # 4 faces
-    "web site health",
+    "web site health status",
     # 5 builder
     "service",
     # 6 doors

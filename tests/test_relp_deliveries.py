@@ -20,7 +20,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.metrics import Metrics
+from logiss.metrics import Link, Metrics
 from logiss.pool import Payload, Pool
 from logiss.relp import Client
 from logiss.relp_sender import RELPSender
@@ -44,6 +44,7 @@ class _Session:
         client = Client(b"logiss", WINDOW, txnr_max=40)
         self.sender = RELPSender(number, pool, client)
         self.sender.factory = FakeLinks(clock)  # type: ignore[assignment]
+        self.sender.link = Link(number, "backend.example:2514")
         self.transport = KernelTransport(clock)
         self.messages: dict[int, bytes] = {}
         self.unanswered: list[int] = []

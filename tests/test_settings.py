@@ -236,6 +236,9 @@ class ReadTests(ReadTestCase):
         ("HTTP_CHANNEL", "fast", "http_channel", "fast"),
         ("HTTP_CHANNEL", "Stock", "http_channel", "stock"),
         ("DELIVERY", "sent", "delivery", "sent"),
+        ("ADMIN_PORT", "9514", "admin_port", 9514),
+        ("ADMIN_PORT", "", "admin_port", None),
+        ("ADMIN_HOST", "::1", "admin_host", "::1"),
         ("MAX_CONNECTIONS", "1", "max_connections", 1),
         ("MAX_CONNECTIONS", "1000000", "max_connections", 1_000_000),
         ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
@@ -348,6 +351,7 @@ class ReadTests(ReadTestCase):
             for name in ("MAX_BODY_BYTES", "MAX_INFLIGHT_BYTES")
         ),
         ("MAX_INFLIGHT_BYTES", ["1", "16777215"], "MAX_BODY_BYTES"),
+        ("ADMIN_PORT", ["-1", "65536", "http"], "65535"),
         ("MAX_CONNECTIONS", ["0", "-1", "1000001", "1e4", "all"], "1 to 1000000"),
         ("ON_TIMEOUT", ["hang up", "1"], "'respond' or 'hangup'"),
         ("REQUEST_LOG", ["none", "error", "1"], "'all' or 'errors'"),

@@ -1,0 +1,453 @@
+"""
+Says the counters in Prometheus's text format, when it is asked to.
+
+Names and units follow Prometheus's conventions. A label has as many values as there
+are destinations, connections, statuses or users in the configuration: nothing that a
+client sends becomes one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from logiss import words
+from logiss.facts import Facts
+from logiss.metrics import SECONDS_BOUNDS, Histogram
+
+#: A user is called by at most so many characters.
+LABEL_MAX = 128
+#: What a post may be answered; each has a count from the start on, so that the first
+#: of them is seen as a change.
+CODES = (200, 400, 401, 405, 411, 413, 415, 499, 500, 503, 504)
+#: The same of what is no request that could be served.
+REFUSED_CODES = (400, 413, 414, 431, 500, 501)
+
+Samples = Mapping[tuple[str, ...], float]
+
+
+def text(name: str | bytes) -> str:
+    """A name as a label."""
+    return words.text(name, LABEL_MAX)
+
+
+class Exposition:
+    """
+    @param facts: called for each exposition.
+    """
+
+    def __init__(self, facts: Callable[[], Facts]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._registry.register(_FactsCollector(facts))
+
+    def octets(self, accept: str) -> tuple[bytes, str]:
+        """
+        All metrics, and the media type of what is returned.
+
+        @param accept: of the request: the text format or OpenMetrics.
+        """
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+
+class _FactsCollector(Collector):
+    def __init__(self, facts: Callable[[], Facts]) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        facts = self._facts()
+        yield InfoMetricFamily(
+            "logiss",
+            "Which logiss this is, and what its 200 means.",
+            {
+                "version": facts.version,
+                "instance_name": text(facts.instance),
+                "delivery": facts.delivery_level,
+            },
+        )
+        yield from _intake(facts)
+        yield from _posts(facts)
+        yield from _delivery(facts)
+        yield from _backend(facts)
+        yield from _credentials(facts)
+        yield from _memory(facts)
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(name, about, value)
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value)
+
+
+def _counters(name: str, about: str, labels: Iterable[str], samples: Samples) -> Metric:
+    family = CounterMetricFamily(name, about, labels=tuple(labels))
+    for values, count in samples.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _gauges(name: str, about: str, labels: Iterable[str], samples: Samples) -> Metric:
+    family = GaugeMetricFamily(name, about, labels=tuple(labels))
+    for values, value in samples.items():
+        family.add_metric(values, value)
+    return family
+
+
+def _buckets(counts: Iterable[int]) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    below = 0
+    bounds = [*(str(bound) for bound in SECONDS_BOUNDS), "+Inf"]
+    for bound, count in zip(bounds, counts, strict=True):
+        below += count
+        buckets.append((bound, below))
+    return buckets
+
+
+def _codes(known: Iterable[int], given: Mapping[int, int]) -> Samples:
+    return {(str(c),): given.get(c, 0) for c in sorted({*known, *given})}
+
+
+def _intake(facts: Facts) -> Iterator[Metric]:
+    metrics, clients = facts.metrics, facts.clients
+    yield _gauge(
+        "logiss_draining", "1 from the signal to stop until the end.", facts.is_draining
+    )
+    yield _gauge("logiss_clients", "Clients that are connected.", clients.connected)
+    yield _gauge("logiss_clients_limit", "How many there may be.", clients.most)
+    yield _counter(
+        "logiss_accept_pauses",
+        "How often further clients had to wait for room.",
+        clients.pauses,
+    )
+    yield _counter(
+        "logiss_clients_cut", "Clients cut off for being too slow.", metrics.clients_cut
+    )
+    yield _counter(
+        "logiss_proxy_headers_refused",
+        "Connections that did not begin with a PROXY header.",
+        metrics.proxy_headers_refused,
+    )
+    yield _counters(
+        "logiss_requests_refused",
+        "What was no request that could be served, by what was answered.",
+        ["code"],
+        _codes(REFUSED_CODES, metrics.requests_refused_by_code.given()),
+    )
+    yield _counter(
+        "logiss_health_checks", "Requests for /health.", metrics.health_checks
+    )
+    yield _counter(
+        "logiss_log_lines_dropped",
+        "Log lines that nobody read in time.",
+        metrics.log_lines_dropped,
+    )
+
+
+def _posts(facts: Facts) -> Iterator[Metric]:
+    metrics = facts.metrics
+    given = {200: metrics.posts_succeeded, **metrics.posts_failed_by_code.given()}
+    yield _counters(
+        "logiss_posts",
+        "Posts by what was answered; 499 is a client that had gone.",
+        ["code"],
+        _codes(CODES, given),
+    )
+    yield _gauge(
+        "logiss_posts_inflight", "Posts without an answer.", facts.posts_inside
+    )
+    yield SummaryMetricFamily(
+        "logiss_post_seconds",
+        "Posts from the end of their headers to their answer.",
+        count_value=metrics.posts_succeeded + metrics.posts_failed,
+        sum_value=metrics.post_seconds,
+    )
+    yield SummaryMetricFamily(
+        "logiss_codec_seconds",
+        "Rewriting the frames of posts that were delivered.",
+        count_value=metrics.posts_succeeded,
+        sum_value=metrics.codec_seconds,
+    )
+    yield _counter(
+        "logiss_frames_received",
+        "Frames of posts that were read to their end.",
+        metrics.frames_received,
+    )
+    yield _counter(
+        "logiss_frames_delivered",
+        "Frames that reached the delivery level.",
+        metrics.frames_delivered,
+    )
+    yield _counter(
+        "logiss_frames_failed",
+        "Frames that did not, and whose posts were not answered 200.",
+        metrics.frames_failed,
+    )
+    yield _counters(
+        "logiss_frames_truncated",
+        "Frames with a header field that was too long.",
+        ["field"],
+        {
+            ("hostname",): metrics.hostnames_cut,
+            ("app_name",): metrics.app_names_cut,
+            ("procid",): metrics.procids_cut,
+            ("msgid",): metrics.msgids_cut,
+        },
+    )
+    yield _counters(
+        "logiss_duplicate_posts",
+        "Retries that were not forwarded again: joined one under way, or came later.",
+        ["how"],
+        {
+            ("joined",): metrics.posts_joined,
+            ("remembered",): metrics.posts_remembered,
+        },
+    )
+    yield _counter(
+        "logiss_msg_count_mismatches",
+        "Posts with another number of frames than Logplex-Msg-Count says.",
+        metrics.counts_mismatched,
+    )
+    yield _counters(
+        "logiss_sender_losses",
+        "Messages that senders say never came. Both reports may be of the same.",
+        ["report", "what"],
+        {
+            ("header", "dropped"): metrics.dropped_by_headers,
+            ("header", "lost"): metrics.lost_by_headers,
+            ("frame", "dropped"): metrics.dropped_by_frames,
+            ("frame", "lost"): metrics.lost_by_frames,
+        },
+    )
+
+
+def _delivery(facts: Facts) -> Iterator[Metric]:
+    metrics = facts.metrics
+    yield HistogramMetricFamily(
+        "logiss_delivery_seconds",
+        "Deliveries from the rewritten body to their end, those that failed too.",
+        buckets=_buckets(metrics.delivery.counts),
+        sum_value=metrics.delivery.sum_seconds,
+    )
+    yield SummaryMetricFamily(
+        "logiss_send_seconds",
+        "Deliveries from the first write to the delivery level.",
+        count_value=sum(metrics.delivery.counts),
+        sum_value=metrics.send_seconds,
+    )
+    yield _gauge(
+        "logiss_queue_bytes",
+        "Bytes that wait for a connection to the backend.",
+        facts.queue_bytes,
+    )
+    yield _gauge(
+        "logiss_queue_payloads",
+        "Posts that wait for a connection to the backend.",
+        facts.queue_payloads,
+    )
+    yield _gauge(
+        "logiss_replay_bytes",
+        "Bytes that wait to be sent again after a connection was lost.",
+        facts.replay_bytes,
+    )
+    for name, about, count in (
+        ("writes", "Writes to the backend; each may carry many posts.", metrics.writes),
+        (
+            "payloads_withdrawn",
+            "Posts whose time was over before they were begun.",
+            metrics.payloads_withdrawn,
+        ),
+        (
+            "payloads_requeued",
+            "Posts begun on a connection that was lost, sent again on another.",
+            metrics.payloads_requeued,
+        ),
+        (
+            "payloads_refused",
+            "Posts that the backend would not take.",
+            metrics.payloads_refused,
+        ),
+        (
+            "payloads_replayed",
+            "Posts answered 200 and sent again after a connection was lost.",
+            metrics.payloads_replayed,
+        ),
+        ("replayed_bytes", "Their bytes.", metrics.bytes_replayed),
+        (
+            "replays_given_up",
+            "Posts answered 200 that could not be sent again before the end.",
+            metrics.replays_given_up,
+        ),
+    ):
+        yield _counter(f"logiss_{name}", about, count)
+
+
+def _backend(facts: Facts) -> Iterator[Metric]:
+    links = [
+        ((text(f.link.destination), str(f.link.link_id)), f.link) for f in facts.links
+    ]
+    each = ("destination", "id")
+    yield _gauges(
+        "logiss_backend_connected",
+        "1 while the connection is usable.",
+        each,
+        {name: link.is_usable for name, link in links},
+    )
+    for name, about, values in (
+        ("connects", "Connections that became usable.", [x.connects for _, x in links]),
+        ("connect_attempts", "Attempts to connect.", [x.attempts for _, x in links]),
+        ("connect_errors", "Attempts that failed.", [x.failures for _, x in links]),
+        ("disconnects", "Connections that ended.", [x.disconnects for _, x in links]),
+        (
+            "reconnects",
+            "Connections that became usable again.",
+            [max(0, x.connects - 1) for _, x in links],
+        ),
+        (
+            "stalls",
+            "Connections given up without progress.",
+            [x.stalls for _, x in links],
+        ),
+        (
+            "write_errors",
+            "Posts that a write failed of.",
+            [x.write_errors for _, x in links],
+        ),
+        (
+            "delivered_bytes",
+            "Bytes that reached the delivery level.",
+            [x.bytes_delivered for _, x in links],
+        ),
+    ):
+        samples: Samples = {key: v for (key, _), v in zip(links, values, strict=True)}
+        yield _counters(f"logiss_backend_{name}", about, each, samples)
+    connecting = SummaryMetricFamily(
+        "logiss_backend_connect_seconds",
+        "Attempts to connect that succeeded: name, TCP and TLS.",
+        labels=each,
+    )
+    for key, link in links:
+        connecting.add_metric(list(key), link.connects, link.connect_seconds)
+    yield connecting
+    yield _gauges(
+        "logiss_backend_unconfirmed_seconds",
+        "How long the oldest of what a connection was given has no outcome.",
+        each,
+        {
+            name: f.waited_seconds
+            for (name, _), f in zip(links, facts.links, strict=True)
+        },
+    )
+    confirmation = HistogramMetricFamily(
+        "logiss_backend_confirmation_seconds",
+        "Posts from their write to the delivery level, or until that was given up.",
+        labels=("destination",),
+    )
+    by_destination: dict[str, list[Histogram]] = {}
+    for (destination, _), link in links:
+        by_destination.setdefault(destination, []).append(link.confirmation)
+    for destination, histograms in by_destination.items():
+        counts = map(sum, zip(*(h.counts for h in histograms), strict=True))
+        seconds = sum(h.sum_seconds for h in histograms)
+        confirmation.add_metric([destination], _buckets(counts), seconds)
+    yield confirmation
+
+
+def _credentials(facts: Facts) -> Iterator[Metric]:
+    metrics = facts.metrics
+    accepted: dict[tuple[str, ...], float] = {}
+    last_used: dict[tuple[str, ...], float] = {}
+    # Names that are cut may be the same.
+    for held in facts.credentials:
+        name = text(held.user), text(held.stage)
+        accepted.setdefault(name, 0)
+        if held.last_used_at is not None:
+            last_used[name] = max(last_used.get(name, 0.0), held.last_used_at)
+    for by, count in metrics.accepted_by_stage.items():
+        name = (text(by[0]), text(by[1])) if by else ("", "")
+        accepted[name] = accepted.get(name, 0) + count
+    yield _counters(
+        "logiss_credentials_accepted",
+        "Posts that were let in; without a user those of one too many to name.",
+        ("user", "stage"),
+        accepted,
+    )
+    yield _gauges(
+        "logiss_credentials_last_used_timestamp_seconds",
+        "When one of the user in this stage was last used.",
+        ("user", "stage"),
+        last_used,
+    )
+    refused: dict[tuple[str, ...], float] = {("",): 0}
+    for refusals in facts.refusals:
+        refused.setdefault((text(refusals.user),), 0)
+    for by, count in metrics.refused_by_user.items():
+        user = text(by[0]) if by else ""
+        refused[(user,)] = refused.get((user,), 0) + count
+    yield _counters(
+        "logiss_credentials_refused",
+        "Posts answered 401; without a user those of unknown users.",
+        ("user",),
+        refused,
+    )
+    for name_, about, count in (
+        (
+            "deprecated",
+            "Posts let in by a credential that is to be replaced.",
+            metrics.credentials_deprecated,
+        ),
+        (
+            "awaited",
+            "Posts answered 503, as credentials were not loaded.",
+            metrics.credentials_awaited,
+        ),
+        ("refreshes", "Readings of the hash.", metrics.refreshes_succeeded),
+        ("refresh_errors", "Readings that failed.", metrics.refreshes_failed),
+        ("entries_skipped", "Entries that cannot be read.", metrics.entries_skipped),
+    ):
+        yield _counter(f"logiss_credentials_{name_}", about, count)
+    yield _gauge(
+        "logiss_credentials_loaded",
+        "1 when all credentials are known.",
+        facts.are_credentials_loaded,
+    )
+    yield _gauge(
+        "logiss_credentials_refresh_overdue_seconds",
+        "How long they should have been read anew.",
+        facts.refresh_overdue_seconds,
+    )
+
+
+def _memory(facts: Facts) -> Iterator[Metric]:
+    yield _gauge(
+        "logiss_inflight_bytes",
+        "Bytes of bodies and batches in memory.",
+        facts.inflight_bytes,
+    )
+    yield _gauge(
+        "logiss_inflight_limit_bytes",
+        "How many there may be: MAX_INFLIGHT_BYTES.",
+        facts.inflight_limit_bytes,
+    )
+    yield _gauge(
+        "logiss_inflight_waiting",
+        "Posts that wait for room in memory.",
+        facts.waiting_for_room,
+    )
+    yield _counter(
+        "logiss_inflight_refusals",
+        "Posts for which no room was found in time.",
+        facts.budget_refusals,
+    )

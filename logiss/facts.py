@@ -1,0 +1,313 @@
+"""
+Takes down what is the case now, from the counters and from those who know.
+
+Nothing here is on the way of a post: a reader asks, and it is looked up then.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from logiss._version import __version__
+from logiss.credentials import Credentials
+from logiss.drain import Drain
+from logiss.history import Sample
+from logiss.metrics import NAMES_MAX, Link, Metrics
+
+_UNAUTHORIZED = 401
+_FAILED_FROM = 500
+
+
+class IWatchedPool(Protocol):
+    """What is asked of the pool."""
+
+    delivery_level: str
+
+    @property
+    def queue_payloads(self) -> int: ...
+
+    @property
+    def queue_bytes(self) -> int: ...
+
+    @property
+    def replay_bytes(self) -> int: ...
+
+    def oldest_sent_at(self) -> Mapping[Link, float]: ...
+
+
+class IWatchedBudget(Protocol):
+    """What is asked of the budget."""
+
+    refusals: int
+
+    @property
+    def limit_bytes(self) -> int: ...
+
+    @property
+    def reserved_bytes(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+
+@frozen
+class LinkFacts:
+    """
+    A connection to the backend now.
+
+    @ivar waited_seconds: since when the oldest of what it was given is unconfirmed; 0
+        when nothing is.
+    """
+
+    link: Link
+    waited_seconds: float
+
+
+@frozen
+class CredentialFacts:
+    """
+    The credentials of a user that are in one stage.
+
+    @ivar accepted: how many posts were let in with them.
+    @ivar last_used_at: in the clock's seconds; None when they never were.
+    """
+
+    user: bytes
+    stage: str
+    is_deprecated: bool
+    accepted: int
+    last_used_at: float | None
+
+
+@frozen
+class RefusalFacts:
+    """
+    The posts of a known user that were refused.
+
+    @ivar is_held: whether the user has credentials now.
+    """
+
+    user: bytes
+    refused: int
+    last_refused_at: float | None
+    is_held: bool
+
+
+@frozen
+class Clients:
+    """
+    @ivar connected: how many there are, @ivar most: how many there may be.
+    @ivar pauses: how often there was no room for another.
+    """
+
+    connected: int = 0
+    most: int = 0
+    pauses: int = 0
+
+
+@frozen
+class Facts:
+    """
+    What is the case at one moment. Times are in the clock's seconds.
+
+    @ivar users_more: so many users are not in `credentials`, and neither in
+        `refusals`.
+    @ivar refresh_overdue_seconds: how long the credentials should have been read anew.
+    """
+
+    at: float
+    started_at: float
+    instance: str
+    version: str
+    delivery_level: str
+    delivery_timeout_seconds: float
+    is_draining: bool
+    are_credentials_loaded: bool
+    refresh_overdue_seconds: float
+    posts_inside: int
+    clients: Clients
+    queue_payloads: int
+    queue_bytes: int
+    replay_bytes: int
+    inflight_bytes: int
+    inflight_limit_bytes: int
+    waiting_for_room: int
+    budget_refusals: int
+    links: tuple[LinkFacts, ...]
+    credentials: tuple[CredentialFacts, ...]
+    refusals: tuple[RefusalFacts, ...]
+    unknown_last_refused_at: float | None
+    users_more: int
+    metrics: Metrics
+
+
+class Watch:
+    """
+    Knows where to look.
+
+    @param collect_uses: brings the counts of credentials to `metrics`.
+    @param clients: tells of the connections of clients.
+    @param refresh_seconds: how often credentials are read anew; None when they are
+        not.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        metrics: Metrics,
+        pool: IWatchedPool,
+        budget: IWatchedBudget,
+        credentials: Credentials,
+        drain: Drain,
+        collect_uses: Callable[[], None],
+        clients: Callable[[], Clients],
+        *,
+        instance: str,
+        delivery_timeout_seconds: float,
+        refresh_seconds: float | None,
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._pool = pool
+        self._budget = budget
+        self._credentials = credentials
+        self._drain = drain
+        self._collect_uses = collect_uses
+        self._clients = clients
+        self._instance = instance
+        self._delivery_timeout_seconds = delivery_timeout_seconds
+        self._refresh_seconds = refresh_seconds
+        self._started_at = clock.seconds()
+
+    def sample(self) -> Sample:
+        """What the counters are."""
+        metrics, budget, pool = self._metrics, self._budget, self._pool
+        failed = metrics.posts_failed_by_code
+        confirmation: dict[str, tuple[int, ...]] = {}
+        for link in metrics.links:
+            counts = confirmation.get(link.destination, ())
+            more = link.confirmation.counts
+            confirmation[link.destination] = (
+                tuple(map(sum, zip(counts, more, strict=True)))
+                if counts
+                else tuple(more)
+            )
+        return Sample(
+            at=self._clock.seconds(),
+            posts_delivered=metrics.posts_succeeded,
+            posts_refused=sum(failed[:_FAILED_FROM]),
+            posts_unauthorized=failed[_UNAUTHORIZED],
+            posts_failed=sum(failed[_FAILED_FROM:]),
+            requests_refused=sum(metrics.requests_refused_by_code),
+            frames_delivered=metrics.frames_delivered,
+            frames_failed=metrics.frames_failed,
+            delivery=tuple(metrics.delivery.counts),
+            confirmation=confirmation,
+            queue_payloads=pool.queue_payloads,
+            queue_bytes=pool.queue_bytes,
+            inflight_bytes=budget.reserved_bytes,
+            budget_refusals=budget.refusals,
+            unknown_refused=self._unknown_refused(),
+            # What headers and frames tell of may be the same.
+            reported_dropped=max(metrics.dropped_by_headers, metrics.dropped_by_frames),
+            reported_lost=max(metrics.lost_by_headers, metrics.lost_by_frames),
+            counts_mismatched=metrics.counts_mismatched,
+            payloads_replayed=metrics.payloads_replayed,
+            fields_cut=metrics.hostnames_cut
+            + metrics.app_names_cut
+            + metrics.procids_cut
+            + metrics.msgids_cut,
+            entries_skipped=metrics.entries_skipped,
+            log_lines_dropped=metrics.log_lines_dropped,
+        )
+
+    def _unknown_refused(self) -> int:
+        """Those that are summed up, and those since."""
+        summed = self._metrics.refused_by_user.get((), 0)
+        return summed + self._credentials.refused_unknown.count
+
+    def facts(self) -> Facts:
+        """What is the case."""
+        self._collect_uses()
+        now = self._clock.seconds()
+        metrics, pool, budget = self._metrics, self._pool, self._budget
+        oldest = pool.oldest_sent_at()
+        credentials, refusals, users_more = self._uses()
+        return Facts(
+            at=now,
+            started_at=self._started_at,
+            instance=self._instance,
+            version=__version__,
+            delivery_level=pool.delivery_level,
+            delivery_timeout_seconds=self._delivery_timeout_seconds,
+            is_draining=self._drain.draining,
+            are_credentials_loaded=self._credentials.is_loaded,
+            refresh_overdue_seconds=self._refresh_overdue(now),
+            posts_inside=self._drain.inside,
+            clients=self._clients(),
+            queue_payloads=pool.queue_payloads,
+            queue_bytes=pool.queue_bytes,
+            replay_bytes=pool.replay_bytes,
+            inflight_bytes=budget.reserved_bytes,
+            inflight_limit_bytes=budget.limit_bytes,
+            waiting_for_room=budget.waiting,
+            budget_refusals=budget.refusals,
+            links=tuple(
+                LinkFacts(link, max(0.0, now - oldest[link]) if link in oldest else 0.0)
+                for link in metrics.links
+            ),
+            credentials=credentials,
+            refusals=refusals,
+            unknown_last_refused_at=self._credentials.refused_unknown.last_at or None,
+            users_more=users_more,
+            metrics=metrics,
+        )
+
+    def _refresh_overdue(self, now: float) -> float:
+        if self._refresh_seconds is None:
+            return 0.0
+        due_at = (self._metrics.refreshed_at or self._started_at) + (
+            self._refresh_seconds
+        )
+        return max(0.0, now - due_at)
+
+    def _uses(
+        self,
+    ) -> tuple[tuple[CredentialFacts, ...], tuple[RefusalFacts, ...], int]:
+        accepted = self._metrics.accepted_by_stage
+        refused = self._metrics.refused_by_user
+        held: dict[tuple[bytes, str], tuple[bool, float]] = {}
+        users: set[bytes] = set()
+        more: set[bytes] = set()
+        for credential in self._credentials.held():
+            name = credential.user, credential.stage
+            if name not in held and len(held) >= NAMES_MAX:
+                more.add(credential.user)
+                continue
+            users.add(credential.user)
+            is_deprecated, last_at = held.get(name, (False, 0.0))
+            held[name] = (
+                is_deprecated or credential.deprecated,
+                max(last_at, credential.uses.last_at),
+            )
+        refusals: list[RefusalFacts] = []
+        for user, uses in self._credentials.refused():
+            if len(refusals) >= NAMES_MAX:
+                more.add(user)
+                continue
+            count = refused.get((user,), 0)
+            refusals.append(
+                RefusalFacts(user, count, uses.last_at or None, user in users)
+            )
+        return (
+            tuple(
+                CredentialFacts(
+                    user, stage, deprecated, accepted.get((user, stage), 0), at or None
+                )
+                for (user, stage), (deprecated, at) in held.items()
+            ),
+            tuple(refusals),
+            len(more - users),
+        )

@@ -1,0 +1,264 @@
+"""
+Puts everything that an operator wants to know into one document: the three answers,
+what is wrong, and the numbers.
+
+The page, ``/status.json`` and ``logiss top`` all show this document. Times are seconds
+since the epoch, durations are seconds, sizes are bytes; what a client has supplied is
+text, cut, without anything that does not print.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from logiss.facts import CredentialFacts, Facts, LinkFacts
+from logiss.findings import (
+    BACKEND,
+    CRITICAL,
+    INTAKE,
+    LOSS,
+    WARNING,
+    Finding,
+    findings,
+)
+from logiss.history import RECENT_SECONDS, History, difference, quantile
+from logiss.metrics import SECONDS_BOUNDS, FailedPost
+from logiss.words import duration, many, text
+
+#: Rows of the table of credentials; `/metrics` has all.
+CREDENTIALS_MAX = 100
+#: The states of an answer.
+GOOD, WARN, BAD = "good", "warn", "bad"
+
+_TEXT_MAX = 256
+
+
+def report(facts: Facts, history: History) -> dict[str, Any]:
+    """The document, made of what `json.dumps` takes."""
+    found = findings(facts, history)
+    recent = _recent(history)
+    return {
+        "instance": facts.instance,
+        "version": facts.version,
+        "at": facts.at,
+        "started_at": facts.started_at,
+        "delivery_level": facts.delivery_level,
+        "is_draining": facts.is_draining,
+        "answers": [
+            _answer("Is it taking logs?", found, INTAKE, _taking(facts, recent)),
+            _answer("Is the backend there?", found, BACKEND, _there(facts, recent)),
+            _answer("Is anything being lost?", found, LOSS, _lost(recent)),
+        ],
+        "findings": [
+            {
+                "alert": finding.alert,
+                "severity": finding.severity,
+                "what": finding.what,
+                "do": finding.do,
+            }
+            for finding in found
+        ],
+        "last_minute": recent,
+        "totals": _totals(facts),
+        "queue": {
+            "payloads": facts.queue_payloads,
+            "bytes": facts.queue_bytes,
+            "replay_bytes": facts.replay_bytes,
+        },
+        "inflight": {
+            "posts": facts.posts_inside,
+            "bytes": facts.inflight_bytes,
+            "limit_bytes": facts.inflight_limit_bytes,
+            "waiting": facts.waiting_for_room,
+        },
+        "clients": {
+            "connected": facts.clients.connected,
+            "limit": facts.clients.most,
+            "pauses": facts.clients.pauses,
+        },
+        "connections": [_connection(link) for link in facts.links],
+        "credentials": _credentials(facts),
+        "credentials_more": facts.users_more
+        + max(0, len(facts.credentials) - CREDENTIALS_MAX),
+        "failures": [_failure(post) for post in reversed(facts.metrics.failures)],
+    }
+
+
+# the three answers
+
+
+def _answer(
+    question: str, found: Iterable[Finding], about: str, when_good: str
+) -> dict[str, str]:
+    """The worst finding is the answer; without one `when_good` is."""
+    mine = [f for f in found if about in f.concerns and f.severity != "info"]
+    yes, no = ("No", "Yes") if about == LOSS else ("Yes", "No")
+    for finding in mine:
+        if finding.severity == CRITICAL:
+            return {
+                "question": question,
+                "state": BAD,
+                "answer": no,
+                "detail": finding.what,
+            }
+    for finding in mine:
+        if finding.severity == WARNING:
+            but = "Yes" if about == LOSS else "Yes, but"
+            return {
+                "question": question,
+                "state": WARN,
+                "answer": but,
+                "detail": finding.what,
+            }
+    return {"question": question, "state": GOOD, "answer": yes, "detail": when_good}
+
+
+def _taking(facts: Facts, recent: dict[str, Any]) -> str:
+    if not recent["posts_delivered"]:
+        return "It is ready. No post came in the last minute."
+    rate = recent["posts_delivered"] / max(recent["seconds"], 1.0)
+    return (
+        f"{rate:,.1f} posts a second in the last minute, from"
+        f" {many(facts.clients.connected, 'client')}."
+    )
+
+
+def _there(facts: Facts, recent: dict[str, Any]) -> str:
+    usable = sum(f.link.is_usable for f in facts.links)
+    said = f"{usable} of {many(len(facts.links), 'connection')} usable"
+    p99 = recent["delivery_p99_seconds"]
+    if p99 is None:
+        return f"{said}."
+    return f"{said}; 99 % of the posts of the last minute took {duration(p99)} at most."
+
+
+def _lost(recent: dict[str, Any]) -> str:
+    frames = recent["frames_delivered"]
+    if not frames:
+        return "Nothing came in the last minute, and nothing was lost."
+    return f"All {many(frames, 'frame')} of the last minute were delivered."
+
+
+# the numbers
+
+
+def _recent(history: History) -> dict[str, Any]:
+    """What happened in the last minute."""
+    ends = history.since(RECENT_SECONDS)
+    if ends is None:
+        last = history.last()
+        if last is None:
+            return _NOTHING
+        ends = last, last
+    before, last = ends
+    delivery = difference(before.delivery, last.delivery)
+    return {
+        "seconds": last.at - before.at,
+        "posts_delivered": last.posts_delivered - before.posts_delivered,
+        "posts_refused": last.posts_refused - before.posts_refused,
+        "posts_failed": last.posts_failed - before.posts_failed,
+        "requests_refused": last.requests_refused - before.requests_refused,
+        "frames_delivered": last.frames_delivered - before.frames_delivered,
+        "frames_failed": last.frames_failed - before.frames_failed,
+        "delivery_p50_seconds": quantile(0.5, delivery, SECONDS_BOUNDS),
+        "delivery_p99_seconds": quantile(0.99, delivery, SECONDS_BOUNDS),
+        "reported_dropped": last.reported_dropped - before.reported_dropped,
+        "reported_lost": last.reported_lost - before.reported_lost,
+    }
+
+
+_NOTHING: dict[str, Any] = {
+    "seconds": 0.0,
+    "posts_delivered": 0,
+    "posts_refused": 0,
+    "posts_failed": 0,
+    "requests_refused": 0,
+    "frames_delivered": 0,
+    "frames_failed": 0,
+    "delivery_p50_seconds": None,
+    "delivery_p99_seconds": None,
+    "reported_dropped": 0,
+    "reported_lost": 0,
+}
+
+
+def _totals(facts: Facts) -> dict[str, Any]:
+    metrics = facts.metrics
+    codes = {200: metrics.posts_succeeded, **metrics.posts_failed_by_code.given()}
+    return {
+        "posts_by_code": {str(code): count for code, count in sorted(codes.items())},
+        "frames_received": metrics.frames_received,
+        "frames_delivered": metrics.frames_delivered,
+        "frames_failed": metrics.frames_failed,
+        "duplicates": metrics.posts_joined + metrics.posts_remembered,
+        "reconnects": sum(max(0, f.link.connects - 1) for f in facts.links),
+        "payloads_replayed": metrics.payloads_replayed,
+        "log_lines_dropped": metrics.log_lines_dropped,
+    }
+
+
+def _connection(facts: LinkFacts) -> dict[str, Any]:
+    link = facts.link
+    if not link.is_usable:
+        state = "down"
+    else:
+        state = "waiting" if facts.waited_seconds > 1.0 else "up"
+    return {
+        "id": link.link_id,
+        "destination": link.destination,
+        "state": state,
+        "since": link.since,
+        "delivered_bytes": link.bytes_delivered,
+        "waited_seconds": facts.waited_seconds,
+        "connects": link.connects,
+        "last_error": text(link.last_error, _TEXT_MAX),
+        "last_error_at": link.last_error_at,
+    }
+
+
+def _credentials(facts: Facts) -> list[dict[str, Any]]:
+    """Those that are refused now, then those used last."""
+    refusals = {r.user: r for r in facts.refusals}
+    held = sorted(facts.credentials, key=lambda c: -(c.last_used_at or 0.0))
+    users = {c.user for c in held}
+    # Of users who have no credentials any more only those who still post.
+    gone = [
+        CredentialFacts(r.user, "", False, 0, None)
+        for r in facts.refusals
+        if not r.is_held and r.last_refused_at is not None and r.user not in users
+    ]
+
+    def refused_lately(credential: CredentialFacts) -> bool:
+        refusal = refusals.get(credential.user)
+        at = refusal.last_refused_at if refusal else None
+        return at is not None and facts.at - at <= RECENT_SECONDS
+
+    rows = sorted([*gone, *held], key=lambda c: not refused_lately(c))
+    return [
+        {
+            "user": text(c.user, _TEXT_MAX),
+            "stage": text(c.stage, _TEXT_MAX),
+            "is_deprecated": c.is_deprecated,
+            "accepted": c.accepted,
+            "last_used_at": c.last_used_at,
+            "refused": refusals[c.user].refused if c.user in refusals else 0,
+            "last_refused_at": (
+                refusals[c.user].last_refused_at if c.user in refusals else None
+            ),
+        }
+        for c in rows[:CREDENTIALS_MAX]
+    ]
+
+
+def _failure(post: FailedPost) -> dict[str, Any]:
+    def shown(value: bytes | None) -> str | None:
+        return None if value is None else text(value, _TEXT_MAX)
+
+    return {
+        "at": post.at,
+        "code": post.code,
+        "cause": text(post.cause, _TEXT_MAX),
+        "request_id": shown(post.request_id),
+        "user": shown(post.user),
+        "drain_token": shown(post.drain_token),
+        "remote_addr": shown(post.remote_addr),
+    }
