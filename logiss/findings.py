@@ -224,7 +224,8 @@ def _replaying(case: Case) -> Iterator[Finding]:
             WARNING,
             {LOSS: MAYBE},
             f"{many(given_up, 'delivered post was', 'delivered posts were')} to be sent"
-            " again in the last minute, because the backend broke a connection, and could not be.",
+            " again in the last minute, because the backend broke a connection, and"
+            " could not be.",
             "Look in the log for the connection and why it broke; the collector may not"
             " have stored what it had last.",
         )
@@ -234,7 +235,8 @@ def _replaying(case: Case) -> Iterator[Finding]:
             INFO,
             {},
             f"{many(count, 'delivered post was', 'delivered posts were')} sent again in"
-            " the last minute, because the backend broke a connection: some lines may be there twice.",
+            " the last minute, because the backend broke a connection: some lines may"
+            " be there twice.",
             "Nothing, if the backend was restarted.",
         )
 
