@@ -9,7 +9,7 @@ import struct
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,9 @@ class Browser:
     def text(self, selector: str) -> str:
         """What is to be read there; nothing when it is not shown."""
         text: str = self.run(
-            "return document.querySelector(arguments[0])?.innerText ?? ''", selector
+            "const element = document.querySelector(arguments[0]);"
+            "return element?.checkVisibility() ? element.innerText : ''",
+            selector,
         )
         return text
 
@@ -232,12 +234,17 @@ class Browser:
         ]
         self.ask("Emulation.setEmulatedMedia", features=wanted)
 
-    def picture(self, height: int = 0) -> "Picture":
-        """The page, all of it or so much from the top."""
-        whole: int = self.run("return document.documentElement.scrollHeight")
-        width: int = self.run("return innerWidth")
-        height = min(height or whole, whole)
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    def picture(self, box: Sequence[float] | None = None) -> "Picture":
+        """
+        What the page looks like, all of it.
+
+        @param box: only so much of it: left, top, width, height.
+        """
+        if box is None:
+            script = "const e = document.documentElement; return [0, 0, innerWidth, "
+            box = self.run(f"{script} e.scrollHeight]")
+        x, y, width, height = (int(value) for value in box)
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
         taken = self.ask(
             "Page.captureScreenshot",
             format="png",

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.integration.browsers import (
@@ -85,10 +86,10 @@ class Traffic:
         return b"".join(b"%d %s" % (len(m), m) for m in chosen)
 
 
-def take(browser: Browser, name: str, height: int = 0) -> None:
+def take(browser: Browser, name: str, box: Sequence[float] | None = None) -> None:
     """Write the page as it is to the documentation."""
     path = DOCS / name
-    path.write_bytes(browser.picture(height).png())
+    path.write_bytes(browser.picture(box).png())
     sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
 
 
@@ -107,7 +108,7 @@ def main(seconds: float) -> None:
             take(page, "status-page.png")
             page.be(PHONE, prefers_color_scheme="light")
             time.sleep(1)
-            take(page, "status-page-phone.png", 1500)
+            take(page, "status-page-phone.png", (0, 0, PHONE[0], 1500))
             receiver.stop()
             page.be(DESK, prefers_color_scheme="dark")
             time.sleep(15)
