@@ -25,6 +25,8 @@ from logiss import (
     logs_resource,
     read_settings,
 )
+from logiss.service import watch
+from logiss.status import Status
 
 
 @implementer(IDeliverer)
@@ -112,6 +114,34 @@ class Intake(MultiService):
     def stopService(self) -> Deferred[None]:
         """Refuse posts, wait for those inside, then close the connections."""
         return Deferred.fromCoroutine(self._drain())
+
+
+class SeenIntake(MultiService):
+    """Posts to ``/logs``, and the status page at ``/status/`` of the same site."""
+
+    def __init__(
+        self, reactor: Any, settings: Settings, write: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        events, metrics = EventLog(settings.deploy, write), Metrics()
+        forwarder = Forwarder(reactor, settings, events, metrics)
+        admission = Admission(reactor, settings, events, metrics)
+        logs = logs_resource(
+            reactor,
+            settings,
+            forwarder.pool,
+            events,
+            metrics=metrics,
+            credentials=admission.credentials,
+        )
+        status = Status(reactor, watch(reactor, settings, logs, forwarder, admission))
+        for service in (forwarder, admission, status):
+            service.setServiceParent(self)
+        root = Resource()
+        root.putChild(b"logs", logs)
+        # Nobody is asked for credentials there: put what guards it in front.
+        root.putChild(b"status", status.root)
+        self.site = LogsSite(root, reactor, settings.max_body_bytes)
 
 
 def whole_as_child(

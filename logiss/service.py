@@ -311,6 +311,38 @@ def _credentials(settings: Settings) -> Credentials:
     )
 
 
+def watch(
+    clock: IReactorTime,
+    settings: Settings,
+    logs: LogsResource,
+    forwarder: Forwarder,
+    admission: Admission,
+    clients: Callable[[], ConnectedClients] = ConnectedClients,
+) -> Watch:
+    """
+    Who knows what is the case, for `logiss.status.Status`.
+
+    @param logs: with the metrics of `forwarder` and `admission`, and its credentials.
+    @param clients: tells of the connections of clients, where that is known.
+    """
+    refresh_seconds = None
+    if settings.redis_url is not None:
+        refresh_seconds = settings.credential_refresh_interval_seconds
+    return Watch(
+        clock,
+        logs.metrics,
+        forwarder.pool,
+        logs.budget,
+        admission.credentials,
+        logs.drain,
+        admission.collect_uses,
+        clients,
+        instance=settings.deploy,
+        delivery_timeout_seconds=settings.delivery_timeout_seconds,
+        refresh_seconds=refresh_seconds,
+    )
+
+
 class Admin(Service):
     """
     The operator's page, metrics and JSON on a port of their own.
@@ -441,7 +473,15 @@ class LogissService(Service):
         self._port: BoundedPort | None = None
         self._admin: Admin | None = None
         if settings.admin_port is not None:
-            self._admin = Admin(reactor, settings, self._watch())
+            looks = watch(
+                reactor,
+                settings,
+                self.logs,
+                self.forwarder,
+                self.admission,
+                self._connected,
+            )
+            self._admin = Admin(reactor, settings, looks)
         self._sums = LoopingCall(self._sum_up)
         self._sums.clock = reactor
         self._summed = (0, 0)
@@ -463,25 +503,6 @@ class LogissService(Service):
         self.admission.startService()
         if not self._settings.log_successes:
             self._sums.start(SUM_SECONDS, now=False)
-
-    def _watch(self) -> Watch:
-        return Watch(
-            self._reactor,
-            self.metrics,
-            self.forwarder.pool,
-            self.logs.budget,
-            self.admission.credentials,
-            self.drain,
-            self.admission.collect_uses,
-            self._connected,
-            instance=self._settings.deploy,
-            delivery_timeout_seconds=self._settings.delivery_timeout_seconds,
-            refresh_seconds=(
-                self._settings.credential_refresh_interval_seconds
-                if self._settings.redis_url is not None
-                else None
-            ),
-        )
 
     def _connected(self) -> ConnectedClients:
         port = self._port

@@ -165,7 +165,7 @@ class Pages(_Answering):
             elif page.paused_at is None:
                 page.paused_at = now
             elif now - page.paused_at > STUCK_SECONDS:
-                cast(Any, page.request.channel).abortConnection()
+                cast(Any, page.request.transport).abortConnection()
 
     def close(self) -> None:
         """No more will be sent."""

@@ -469,6 +469,12 @@ class ReadTests(ReadTestCase):
         self.assertTrue(problem.startswith("MAX_INFLIGHT_BYTES: "), problem)
         self.assertIn("MAX_BODY_BYTES", problem)
 
+    def test_admin_port_is_port(self) -> None:
+        """The status page is not on the port for posts; 0 is no port yet."""
+        (problem,) = self.problems({**REQUIRED, "ADMIN_PORT": REQUIRED["PORT"]})
+        self.assertTrue(problem.startswith("ADMIN_PORT: is "), problem)
+        self.assertEqual(self.read(PORT="0", ADMIN_PORT="0").admin_port, 0)
+
     def test_empty_is_not_set(self) -> None:
         """A variable that is set to nothing has its default."""
         names = {name for name, _, _ in self.bad} | {"PEMFILE", "HMAC_KEY", "REDIS_KEY"}

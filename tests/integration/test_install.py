@@ -100,6 +100,14 @@ def test_help(installed: Installed, command: str) -> None:
     assert "--with-receiver" in done.stdout
 
 
+def test_page(installed: Installed) -> None:
+    """The files of the status page are there too."""
+    code = "from logiss.status import Status; from importlib.resources import files; "
+    code += "print(*sorted(f.name for f in files('logiss').joinpath('page').iterdir()))"
+    done = installed.run("python", "-c", code)
+    assert (done.stdout, done.stderr) == ("index.html status.js style.css\n", "")
+
+
 @pytest.mark.parametrize("command", ["python -m logiss --help", "logiss --help"])
 def test_subcommands(installed: Installed, command: str) -> None:
     """The ``logiss`` command lists what it can do."""
@@ -192,6 +200,31 @@ def test_port_in_use(tmp_path: Path, command: list[str]) -> None:
         )
     (line,) = _refusals(done)
     assert line.startswith(f"logiss: PORT: cannot listen on 127.0.0.1:{port}: ")
+
+
+def test_admin_port_in_use(tmp_path: Path) -> None:
+    """Of the two ports the line names the one that somebody else has."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        environ = {
+            "DEPLOY": "test",
+            "PORT": "0",
+            "LISTEN_HOST": "127.0.0.1",
+            "FORWARD_DEST": "127.0.0.1:1",
+            "TOKEN_MAP": "dan:hunter2",
+            "ADMIN_PORT": str(port),
+        }
+        done = _run([sys.executable, "-m", "logiss", "run"], tmp_path, environ)
+        elsewhere = {**environ, "ADMIN_PORT": "9514", "ADMIN_HOST": "192.0.2.1"}
+        stranger = _run([sys.executable, "-m", "logiss", "run"], tmp_path, elsewhere)
+    line = _refusals(done)[-1]
+    assert line.startswith(f"logiss: ADMIN_PORT: cannot listen on 127.0.0.1:{port}: ")
+    assert _refusals(stranger)[-1] == (
+        "logiss: ADMIN_HOST: cannot listen on 192.0.2.1:9514: Cannot assign requested"
+        " address; set it to an address of this machine"
+    )
 
 
 def test_port_in_use_under_twistd(tmp_path: Path) -> None:
