@@ -231,6 +231,17 @@ def _posts(facts: Facts) -> Iterator[Metric]:
             ("frame", "lost"): metrics.lost_by_frames,
         },
     )
+    losses: dict[tuple[str, ...], float] = {}
+    for user, loss in metrics.losses_by_user.items():
+        for what, count in (("dropped", loss.dropped), ("lost", loss.lost)):
+            name = text(user), what
+            losses[name] = losses.get(name, 0) + count
+    yield _counters(
+        "logiss_user_losses",
+        "The same by user, what both reports say once.",
+        ["user", "what"],
+        losses,
+    )
 
 
 def _delivery(facts: Facts) -> Iterator[Metric]:
