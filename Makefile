@@ -16,7 +16,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels faults fuzz run test lint sanitize clean
+.PHONY: audit bench bench-hostile bench-levels bench-pages faults fuzz run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -69,6 +69,11 @@ bench-levels:
 # What 1,000 bad clients of each kind do; it takes ten minutes.
 bench-hostile: $(STAMP)
 	$(BIN)/python -m benchmarks.hostile
+
+# What a hundred open status pages cost the posts; needs gcc and wrk, installs nothing.
+bench-pages:
+	@test -x $(BIN)/python || { echo "no virtual environment: run 'make test' first"; exit 1; }
+	$(BIN)/python benchmarks/pages.py
 
 $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'
