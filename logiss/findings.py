@@ -23,6 +23,12 @@ CRITICAL, WARNING, INFO = "critical", "warning", "info"
 YES, NO, YES_BUT, NOT_ALL, MAYBE = "Yes", "No", "Yes, but", "Not all", "Maybe"
 #: A backend is slow when one of ten posts takes it so long, or a write so long already.
 SLOW_SECONDS, SLOW_WRITE_SECONDS = 0.5, 1.0
+#: One that has become slow is given few posts: those of the rest of the minute, when it
+#: was not, would hide them. So these are looked at by themselves, too.
+LATELY_SECONDS = 15.0
+#: A backend is down when it stays so for longer than a connection that was given up
+#: takes to be made anew.
+DOWN_SECONDS = 0.5
 #: The memory for bodies is full from this part of it on.
 FULL = 0.9
 #: Credentials are old when they should have been read so long ago.
@@ -53,10 +59,15 @@ class Finding:
 
 @frozen
 class Case:
-    """What findings are made of: now, and the two ends of the last minute."""
+    """
+    What findings are made of: now, and the two ends of the last minute.
+
+    @ivar lately: `LATELY_SECONDS` before the last.
+    """
 
     facts: Facts
     before: Sample
+    lately: Sample
     last: Sample
 
     def more(self, count: Callable[[Sample], int]) -> int:
@@ -77,21 +88,20 @@ class Case:
 
 def findings(facts: Facts, history: History) -> list[Finding]:
     """All there is to be said now, the worst first."""
-    ends = history.since(RECENT_SECONDS)
-    if ends is None:
-        last = history.last() or Sample(facts.at)
-        ends = last, last
-    case = Case(facts, *ends)
+    last = history.last() or Sample(facts.at)
+    before, _ = history.since(RECENT_SECONDS) or (last, last)
+    lately, _ = history.since(LATELY_SECONDS) or (last, last)
+    case = Case(facts, before, lately, last)
     found = [finding for kind in _KINDS for finding in kind(case)]
     order = (CRITICAL, WARNING, INFO)
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def p90(case: Case, destination: str) -> float | None:
-    """What one of ten posts took a destination in the last minute."""
-    after = case.last.confirmation.get(destination, ())
-    before = case.before.confirmation.get(destination, ())
-    return quantile(0.9, difference(before, after), SECONDS_BOUNDS)
+def p90(since: Sample, last: Sample, destination: str) -> float:
+    """What one of ten posts took a destination; 0 when there were none."""
+    before = since.confirmation.get(destination, ())
+    after = last.confirmation.get(destination, ())
+    return quantile(0.9, difference(before, after), SECONDS_BOUNDS) or 0.0
 
 
 # life
@@ -128,12 +138,17 @@ def _down_since(case: Case, links: list[LinkFacts]) -> str:
     return f"{ago}: {why}" if why else ago
 
 
+def _is_down(case: Case, links: list[LinkFacts]) -> bool:
+    if any(f.link.is_usable for f in links):
+        return False
+    since = max(f.link.since or 0.0 for f in links)
+    return case.facts.at - since >= DOWN_SECONDS
+
+
 def _backend_down(case: Case) -> Iterator[Finding]:
     by = _by_destination(case.facts)
     down = {
-        destination: links
-        for destination, links in by.items()
-        if not any(f.link.is_usable for f in links)
+        destination: links for destination, links in by.items() if _is_down(case, links)
     }
     kind = _all_down if len(down) == len(by) else _one_down
     for destination, links in list(down.items())[:NAMED_MAX]:
@@ -169,7 +184,7 @@ def _one_down(case: Case, destination: str, since: str, of: int) -> Finding:
 def _connections_missing(case: Case) -> Iterator[Finding]:
     for destination, links in _by_destination(case.facts).items():
         lost = [f for f in links if not f.link.is_usable]
-        if 0 < len(lost) < len(links):
+        if lost and not _is_down(case, links):
             have = "has" if len(lost) == 1 else "have"
             yield Finding(
                 "LogissConnectionsMissing",
@@ -185,7 +200,7 @@ def _connections_missing(case: Case) -> Iterator[Finding]:
 def _backend_slow(case: Case) -> Iterator[Finding]:
     by = _by_destination(case.facts)
     for destination, links in by.items():
-        if not any(f.link.is_usable for f in links):
+        if _is_down(case, links):
             continue
         how = _how_slow(case, destination, links)
         if how:
@@ -206,12 +221,18 @@ def _backend_slow(case: Case) -> Iterator[Finding]:
 
 
 def _how_slow(case: Case, destination: str, links: list[LinkFacts]) -> str:
-    took = p90(case, destination) or 0.0
     waits = max(f.waited_seconds for f in links)
     if waits > SLOW_WRITE_SECONDS:
         return f"it has not confirmed a write for {duration(waits)}"
-    if took > SLOW_SECONDS:
-        return f"one of ten posts of the last minute took it {duration(took)} or more"
+    for since, when in (
+        (case.before, "minute"),
+        (case.lately, f"{LATELY_SECONDS:.0f} seconds"),
+    ):
+        took = p90(since, case.last, destination)
+        if took > SLOW_SECONDS:
+            return (
+                f"one of ten posts of the last {when} took it {duration(took)} or more"
+            )
     return ""
 
 
@@ -401,14 +422,15 @@ def _budget_full(case: Case) -> Iterator[Finding]:
     if not is_full and not facts.waiting_for_room and not refused:
         return
     is_now = is_full or facts.waiting_for_room
+    kept = "" if is_full else "; some is kept free for what has come whole"
     waiting = many(facts.waiting_for_room, "post waits", "posts wait")
     yield Finding(
         "LogissBudgetFull",
         CRITICAL if refused else WARNING,
         {INTAKE: NOT_ALL, LOSS: YES} if refused else {INTAKE: YES_BUT},
         f"The memory for bodies {'is' if is_now else 'was'} full: {size(taken)} of"
-        f" {size(limit)} are taken now, {waiting} for room, and"
-        f" {many(refused, 'post')} got 503 in the last minute.",
+        f" {size(limit)} are taken now{kept if is_now else ''}. {waiting} for room,"
+        f" and {many(refused, 'post')} got 503 in the last minute.",
         "See first whether the backend is down or slow: what waits for it is in memory."
         " Else raise MAX_INFLIGHT_BYTES, or put another logiss beside this one.",
     )
