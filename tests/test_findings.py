@@ -312,6 +312,31 @@ class BackendTests(SynchronousTestCase):
         slow = lately(confirmation={DESTINATION: took(3)})
         self.assertEqual(alerts(case, slow), [ALL_DOWN])
 
+    def test_slow_since_a_moment(self) -> None:
+        """
+        One that has become slow is so, however many were fast in the minute before; it
+        is given few then.
+        """
+        history = History()
+        for ago, fast, slow in ((60, 0, 0), (16, 9000, 0), (15, 9000, 0), (0, 9000, 3)):
+            counts = tuple(map(sum, zip(took(0.001, fast), took(3, slow), strict=True)))
+            history.add(Sample(NOW - ago, confirmation={DESTINATION: counts}))
+        (finding,) = findings(facts(), history)
+        self.assertEqual(finding.alert, SLOW)
+        self.assertIn("one of ten posts of the last 15 seconds took it", finding.what)
+
+    def test_given_up(self) -> None:
+        """
+        One all of whose connections were given up this moment is not called down: they
+        are made anew. It goes on being slow.
+        """
+        slow = lately(confirmation={DESTINATION: took(3)})
+        for ago, expected in ((0.4, [SLOW, MISSING]), (0.5, [ALL_DOWN])):
+            case = facts(
+                links=(link(False, since=NOW - ago), link(False, since=NOW - 9))
+            )
+            self.assertEqual(alerts(case, slow), expected)
+
     def test_hostile_error(self) -> None:
         """What a backend made of an error stays on one line, and is cut."""
         said = self.one(link(False, last_error="\x1b]0;a\x07\nb" + "x" * 9999))
@@ -471,6 +496,20 @@ class OrderTests(SynchronousTestCase):
 
 ODD = st.one_of(st.none(), st.floats(-1e9, 1e9))
 COUNTS = st.integers(0, 10**12)
+
+
+class BudgetTests(SynchronousTestCase):
+    def test_half(self) -> None:
+        """Memory of which only half is taken, and is full: the rest is kept free."""
+        half = {"inflight_bytes": 500, "waiting_for_room": 1}
+        for changed, is_said in (
+            (half, True),
+            ({**half, "inflight_bytes": 950}, False),
+            ({}, False),
+        ):
+            (finding,) = found(facts(**changed), lately(budget_refusals=1))
+            self.assertEqual("some is kept free" in finding.what, is_said)
+            self.assertIn("1 post got 503", finding.what)
 
 
 class OddTests(SynchronousTestCase):
