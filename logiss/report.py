@@ -14,12 +14,13 @@ from logiss.facts import CredentialFacts, Facts, LinkFacts, RefusalFacts
 from logiss.findings import (
     BACKEND,
     CRITICAL,
-    INFO,
     INTAKE,
     LOSS,
     MAYBE,
     NO,
+    NOT_ALL,
     YES,
+    YES_BUT,
     Finding,
     findings,
 )
@@ -89,19 +90,26 @@ def report(facts: Facts, history: History) -> dict[str, Any]:
 # the three answers
 
 
+# Of findings that are as bad the answer is the first of these.
+_ANSWERS = (NO, YES, NOT_ALL, YES_BUT, MAYBE)
+
+
 def _answer(
     question: str, found: Iterable[Finding], about: str, when_good: str
 ) -> dict[str, str]:
     """The worst finding is the answer; without one `when_good` is."""
-    mine = [f for f in found if about in f.concerns and f.severity != INFO]
+    mine = [finding for finding in found if about in finding.concerns]
     answer = {"question": question}
     if not mine:
         good = NO if about == LOSS else YES
         return {**answer, "state": GOOD, "answer": good, "detail": when_good}
-    # Of those that are as bad, what is certain goes first.
-    worst = min(
-        mine, key=lambda f: (f.severity != CRITICAL, f.concerns[about] == MAYBE)
-    )
+
+    def rank(finding: Finding) -> tuple[bool, int]:
+        said = finding.concerns[about]
+        place = _ANSWERS.index(said) if said in _ANSWERS else len(_ANSWERS)
+        return finding.severity != CRITICAL, place
+
+    worst = min(mine, key=rank)
     state = BAD if worst.severity == CRITICAL else WARN
     return {
         **answer,

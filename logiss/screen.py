@@ -35,6 +35,8 @@ _LINE_MAX, _NAME_MAX = 1000, 128
 _FROM_RIGHT = ("R", "AL", "AN")
 # A part that has no room for more is not begun.
 _PART_MIN = 2
+# So many lines are enough for three findings on a small terminal.
+_FOUND_LEAST = 12
 
 Document = Mapping[str, Any]
 Rows = list[list[Segment]]
@@ -189,7 +191,7 @@ class _Drawing:
             *drawn,
             Part(self._lines(self._head(document)), 1),
             Part(answers, len(answers)),
-            Part(found, len(found)),
+            Part(found, _FOUND_LEAST),
             Part(self._lines(self._numbers(document)), 5),
             *(Part(self._lines(table(document)), 3) for table in tables),
             Part(self._lines(self._plots(document)), 0),

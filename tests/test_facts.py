@@ -111,9 +111,9 @@ class CredentialsTests(WatchCase):
                 ]
             }
         )
-        self.offer(b"app", b"2")
-        self.clock.advance(1)
         self.offer(b"app", b"3")
+        self.clock.advance(1)
+        self.offer(b"app", b"2")
         rows = {c.stage: c for c in self.watch.facts().credentials}
         self.assertEqual(set(rows), {"previous", "current"})
         self.assertTrue(rows["previous"].is_deprecated)

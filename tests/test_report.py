@@ -83,8 +83,17 @@ class AnswersTests(SynchronousTestCase):
         case = facts(delivery_level="sent")
         counted = {"disconnects": 1, "frames_delivered": 1, "requests_refused": 1}
         self.assertEqual(answers(case, lately(**counted))[2], (WARN, "Maybe"))
+        counted["log_lines_dropped"] = 1
+        self.assertEqual(answers(case, lately(**counted))[2], (WARN, "Maybe"))
         counted["posts_refused"] = 1
         self.assertEqual(answers(case, lately(**counted))[2], (WARN, "Yes"))
+
+    def test_worst_of_others(self) -> None:
+        """No goes before yes, but; what is bad before either."""
+        case = facts(is_draining=True)
+        self.assertEqual(answers(case, lately(pauses=1))[0], (WARN, "No"))
+        counted = lately(pauses=1, budget_refusals=1)
+        self.assertEqual(answers(case, counted)[0], (BAD, "Not all"))
 
     def test_names_cause(self) -> None:
         """The words of an answer are those of its finding."""

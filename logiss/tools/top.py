@@ -98,8 +98,8 @@ def _is_screen(environ: Mapping[str, str]) -> bool:
 def speaks_unicode(environ: Mapping[str, str]) -> bool:
     """Whether the terminal is said to; where nothing is said it most likely does."""
     names = [environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")]
-    if names[1] == "C.UTF-8" and names[2] in ("C", "POSIX"):
-        # Python itself sets it where it finds "C" (PEP 538).
+    if names[1] == "C.UTF-8" and names[2]:
+        # Python itself sets it where it finds "C", or what is not there (PEP 538).
         names[1] = None
     said = next((name for name in names if name), "utf-8").lower()
     return "utf-8" in said or "utf8" in said
