@@ -170,6 +170,15 @@ def test_without_place() -> None:
     assert_one_line(once("http://name.invalid:9/"), "no answer from")
 
 
+def test_others_do_not_pay() -> None:
+    """What draws on terminals is not loaded by the commands that do not."""
+    code = "import sys, logiss.__main__; print([m for m in sys.modules if 'rich' in m])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environ(), capture_output=True, timeout=60
+    )
+    assert ended.stdout == b"[]\n", ended
+
+
 @contextmanager
 def answering(octets: bytes, ends: bool = True) -> Iterator[str]:
     """A server of something else."""
