@@ -271,4 +271,8 @@ class Status(Service):
             self._log.failure("while looking at what is the case")
 
     def _first(self) -> bytes:
-        return event("status", self.report()) + event("plots", self._gallery.drawn)
+        return (
+            b"retry: %d\n" % (1000 * SAMPLE_SECONDS)
+            + event("status", self.report())
+            + event("plots", self._gallery.shown())
+        )

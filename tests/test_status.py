@@ -12,6 +12,7 @@ from twisted.internet.testing import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from docs.embedding_example import SeenIntake
+from logiss.plots import PLOTS
 from logiss.service import LogissService
 from logiss.settings import Settings
 from logiss.status import PAGES_MAX, STUCK_SECONDS
@@ -243,12 +244,12 @@ class PagesTests(StatusTestCase):
         page = self.page()
         page.events()
         plots: set[str] = set()
-        for _ in range(5):
+        for _ in PLOTS:
             self.reactor.advance(1)
             (status, _), (drawn, plot) = page.events()
             self.assertEqual((status, drawn), ("status", "plots"))
             plots |= set(plot)
-        self.assertEqual(plots, {"posts", "frames", "delivery", "queue", "inflight"})
+        self.assertEqual(plots, {plot.key for plot in PLOTS})
 
     def test_same_octets(self) -> None:
         """All are sent the same, made once."""
