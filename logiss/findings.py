@@ -486,8 +486,8 @@ def _requests_refused(case: Case) -> Iterator[Finding]:
             "LogissRequestsRefused",
             WARNING,
             {LOSS: MAYBE},
-            f"{every} of the last minute became no post: {which}. What your senders sent"
-            " so is lost.",
+            f"{every} of the last minute became no post: {which}. What your senders"
+            " sent so is lost.",
             "See what connects to PORT besides your senders, and whether a proxy before"
             " logiss changes or delays what they send.",
         )
