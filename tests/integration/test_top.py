@@ -335,7 +335,9 @@ def test_live(tmp_path: Path) -> None:
     It fills the screen, follows what happens and what size the terminal has, tells of
     the backend's end and of logiss's own, and ends by q with the terminal as it was.
     """
-    with watched(tmp_path) as (daemon, receiver, url), terminal(url) as shown:
+    # What a shell once said of the size does not count.
+    size = {"COLUMNS": "50", "LINES": "7"}
+    with watched(tmp_path) as (daemon, receiver, url), terminal(url, **size) as shown:
         well = shown.shows("Is anything being lost? No.")
         assert len(well) == 24
         assert {len(line) for line in well} == {80}
