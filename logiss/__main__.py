@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from logiss._version import __version__
-from logiss.tools import credentials, hash, receive, run
+from logiss.tools import credentials, hash, receive, run, top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for tool in (run, receive, hash, credentials):
+    for tool in (run, top, receive, hash, credentials):
         tool.add_to(subcommands)
     arguments = parser.parse_args(argv)
     result: int = arguments.call(arguments)

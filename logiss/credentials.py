@@ -84,6 +84,7 @@ class Credentials:
         told that their credentials are wrong.
     @ivar is_loaded: whether it knows all there are.
     @ivar refused_unknown: refusals without a known user.
+    @ivar refused_known: how many there were of known users, since the start.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Credentials:
         self._table: dict[bytes, tuple[Credential, ...]] = {}
         self._refused: dict[bytes, Uses] = {}
         self.refused_unknown = Uses()
+        self.refused_known = 0
         self.is_loaded = not awaits_more
         self._put_in_force(self._fixed)
 
@@ -188,6 +190,7 @@ class Credentials:
                 uses = self._refused.get(offered[0], self.refused_unknown)
                 uses.count += 1
                 uses.last_at = at
+                self.refused_known += uses is not self.refused_unknown
         elif len(authorization) <= _HEADER_BYTES_MAX:
             # One credential can be written in many ways, by its scheme's case and
             # by spaces: this does not grow with them.

@@ -5,18 +5,19 @@ Nothing here is on the way of a post: a reader asks, and it is looked up then.
 """
 
 from collections.abc import Callable, Mapping
+from heapq import nlargest
 from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from logiss._version import __version__
-from logiss.credentials import Credentials
+from logiss.credentials import Credentials, Uses
 from logiss.drain import Drain
-from logiss.history import Sample
+from logiss.history import RECENT_SECONDS, Sample
 from logiss.metrics import NAMES_MAX, Link, Metrics
 
-_UNAUTHORIZED = 401
+_UNAUTHORIZED, _NOT_ALLOWED, _GONE = 401, 405, 499
 _FAILED_FROM = 500
 
 
@@ -112,8 +113,9 @@ class Facts:
     """
     What is the case at one moment. Times are in the clock's seconds.
 
-    @ivar users_more: so many users are not in `credentials`, and neither in
-        `refusals`.
+    @ivar refusals: those of the users who were refused last, and of others.
+    @ivar users_more: so many users who have credentials are not in `credentials`, and
+        neither in `refusals`.
     @ivar refresh_overdue_seconds: how long the credentials should have been read anew.
     """
 
@@ -141,6 +143,11 @@ class Facts:
     unknown_last_refused_at: float | None
     users_more: int
     metrics: Metrics
+
+    def is_recent(self, at: float | None) -> bool:
+        """Whether what happened last at `at` did in the last minute."""
+        # It may seem to come when the clock was set back.
+        return at is not None and abs(self.at - at) <= RECENT_SECONDS
 
 
 class Watch:
@@ -199,8 +206,13 @@ class Watch:
             posts_delivered=metrics.posts_succeeded,
             posts_refused=sum(failed[:_FAILED_FROM]),
             posts_unauthorized=failed[_UNAUTHORIZED],
+            posts_gone=failed[_GONE],
+            posts_of_other_methods=failed[_NOT_ALLOWED],
             posts_failed=sum(failed[_FAILED_FROM:]),
             requests_refused=sum(metrics.requests_refused_by_code),
+            clients_cut=metrics.clients_cut,
+            proxy_headers_refused=metrics.proxy_headers_refused,
+            pauses=self._clients().pauses,
             frames_delivered=metrics.frames_delivered,
             frames_failed=metrics.frames_failed,
             delivery=tuple(metrics.delivery.counts),
@@ -209,24 +221,19 @@ class Watch:
             queue_bytes=pool.queue_bytes,
             inflight_bytes=budget.reserved_bytes,
             budget_refusals=budget.refusals,
-            unknown_refused=self._unknown_refused(),
-            # What headers and frames tell of may be the same.
-            reported_dropped=max(metrics.dropped_by_headers, metrics.dropped_by_frames),
-            reported_lost=max(metrics.lost_by_headers, metrics.lost_by_frames),
+            unknown_refused=failed[_UNAUTHORIZED] - self._credentials.refused_known,
+            reported_dropped=metrics.losses_dropped,
+            reported_lost=metrics.losses_lost,
             counts_mismatched=metrics.counts_mismatched,
+            disconnects=sum(link.disconnects for link in metrics.links),
             payloads_replayed=metrics.payloads_replayed,
+            replays_given_up=metrics.replays_given_up,
             fields_cut=metrics.hostnames_cut
             + metrics.app_names_cut
             + metrics.procids_cut
             + metrics.msgids_cut,
-            entries_skipped=metrics.entries_skipped,
             log_lines_dropped=metrics.log_lines_dropped,
         )
-
-    def _unknown_refused(self) -> int:
-        """Those that are summed up, and those since."""
-        summed = self._metrics.refused_by_user.get((), 0)
-        return summed + self._credentials.refused_unknown.count
 
     def facts(self) -> Facts:
         """What is the case."""
@@ -276,38 +283,39 @@ class Watch:
     def _uses(
         self,
     ) -> tuple[tuple[CredentialFacts, ...], tuple[RefusalFacts, ...], int]:
-        accepted = self._metrics.accepted_by_stage
-        refused = self._metrics.refused_by_user
         held: dict[tuple[bytes, str], tuple[bool, float]] = {}
         users: set[bytes] = set()
-        more: set[bytes] = set()
         for credential in self._credentials.held():
-            name = credential.user, credential.stage
-            if name not in held and len(held) >= NAMES_MAX:
-                more.add(credential.user)
-                continue
             users.add(credential.user)
-            is_deprecated, last_at = held.get(name, (False, 0.0))
-            held[name] = (
-                is_deprecated or credential.deprecated,
-                max(last_at, credential.uses.last_at),
-            )
-        refusals: list[RefusalFacts] = []
-        for user, uses in self._credentials.refused():
-            if len(refusals) >= NAMES_MAX:
-                more.add(user)
-                continue
-            count = refused.get((user,), 0)
-            refusals.append(
-                RefusalFacts(user, count, uses.last_at or None, user in users)
-            )
-        return (
-            tuple(
-                CredentialFacts(
-                    user, stage, deprecated, accepted.get((user, stage), 0), at or None
+            name = credential.user, credential.stage
+            if name in held or len(held) < NAMES_MAX:
+                is_deprecated, last_at = held.get(name, (False, 0.0))
+                held[name] = (
+                    is_deprecated or credential.deprecated,
+                    max(last_at, credential.uses.last_at),
                 )
-                for (user, stage), (deprecated, at) in held.items()
-            ),
-            tuple(refusals),
-            len(more - users),
+        refusals = self._refusals(users)
+        named = {user for user, _ in held} | {r.user for r in refusals}
+        accepted = self._metrics.accepted_by_stage
+        credentials = (
+            CredentialFacts(
+                user, stage, is_deprecated, accepted.get((user, stage), 0), at or None
+            )
+            for (user, stage), (is_deprecated, at) in held.items()
+        )
+        return tuple(credentials), refusals, len(users - named)
+
+    def _refusals(self, users: set[bytes]) -> tuple[RefusalFacts, ...]:
+        """Of as many as are named those that were refused last."""
+
+        def last_at(refused: tuple[bytes, Uses]) -> float:
+            return refused[1].last_at
+
+        counts = self._metrics.refused_by_user
+        latest = nlargest(NAMES_MAX, self._credentials.refused(), key=last_at)
+        return tuple(
+            RefusalFacts(
+                user, counts.get((user,), 0), uses.last_at or None, user in users
+            )
+            for user, uses in latest
         )

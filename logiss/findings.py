@@ -6,18 +6,21 @@ Each kind of finding has the name of the alert that tells the same to a pager
 over is no finding any more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from attrs import frozen
 
-from logiss.facts import Facts, LinkFacts
+from logiss.facts import Facts, LinkFacts, RefusalFacts
 from logiss.history import RECENT_SECONDS, History, Sample, difference, quantile
 from logiss.metrics import SECONDS_BOUNDS
-from logiss.words import duration, many, shown, size
+from logiss.words import duration, many, shown, size, text
 
 #: What findings are about: the three questions.
 INTAKE, BACKEND, LOSS = "intake", "backend", "loss"
 CRITICAL, WARNING, INFO = "critical", "warning", "info"
+#: What findings make of the answers. `MAYBE` is for what may be lost, or be none of
+#: ours: nobody here can know.
+YES, NO, YES_BUT, NOT_ALL, MAYBE = "Yes", "No", "Yes, but", "Not all", "Maybe"
 #: A backend is slow when one of ten posts takes it so long, or a write so long already.
 SLOW_SECONDS, SLOW_WRITE_SECONDS = 0.5, 1.0
 #: The memory for bodies is full from this part of it on.
@@ -27,6 +30,8 @@ OVERDUE_SECONDS = 300.0
 #: At most so many users or destinations are named one by one.
 NAMED_MAX = 10
 
+_CAUSE_MAX = 120
+
 
 @frozen
 class Finding:
@@ -34,14 +39,14 @@ class Finding:
     @ivar alert: the name of the alert.
     @ivar severity: `CRITICAL`: somebody has to get up; `WARNING`: somebody has to look;
         `INFO`: worth knowing.
-    @ivar concerns: which of the questions.
+    @ivar concerns: the answer that it gives to each of the questions it is about.
     @ivar what: is wrong, on one line.
     @ivar do: what to do about it, on one line.
     """
 
     alert: str
     severity: str
-    concerns: tuple[str, ...]
+    concerns: Mapping[str, str]
     what: str
     do: str
 
@@ -58,13 +63,16 @@ class Case:
         """How much was counted in the last minute."""
         return count(self.last) - count(self.before)
 
-    @property
-    def seconds(self) -> float:
-        return self.last.at - self.before.at
-
     def recent(self, at: float | None) -> bool:
         """Whether something that happened last at `at` did in the last minute."""
-        return at is not None and self.facts.at - at <= RECENT_SECONDS
+        return self.facts.is_recent(at)
+
+    def last_cause(self, codes: Sequence[int]) -> str:
+        """Why the last post failed that was answered one of `codes` in that minute."""
+        for post in reversed(self.facts.metrics.failures):
+            if post.code in codes and self.recent(post.at):
+                return f" The last: {post.code}, {text(post.cause, _CAUSE_MAX)}."
+        return ""
 
 
 def findings(facts: Facts, history: History) -> list[Finding]:
@@ -94,10 +102,11 @@ def _draining(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissDraining",
             WARNING,
-            (INTAKE,),
-            f"This process is shutting down; {many(case.facts.posts_inside, 'post')}"
-            " still without an answer.",
-            "Nothing, if it was told to stop. New posts get 503 and go elsewhere.",
+            {INTAKE: NO},
+            "This process is shutting down; it still has"
+            f" {many(case.facts.posts_inside, 'post')} to answer.",
+            "Nothing, if it was told to stop: new posts get 503, and load balancers"
+            " that ask /health send them elsewhere.",
         )
 
 
@@ -114,9 +123,9 @@ def _by_destination(facts: Facts) -> dict[str, list[LinkFacts]]:
 def _down_since(case: Case, links: list[LinkFacts]) -> str:
     errors = [(f.link.last_error_at or 0.0, f.link.last_error) for f in links]
     since = [f.link.since for f in links if f.link.since is not None]
-    ago = duration(case.facts.at - max(since)) if since else ""
-    why = max(errors)[1] if errors else ""
-    return (f" for {ago}" if ago else " since the start") + (f": {why}" if why else "")
+    ago = f"for {duration(case.facts.at - max(since))}" if since else "since the start"
+    why = text(max(errors)[1], _CAUSE_MAX)
+    return f"{ago}: {why}" if why else ago
 
 
 def _backend_down(case: Case) -> Iterator[Finding]:
@@ -126,41 +135,50 @@ def _backend_down(case: Case) -> Iterator[Finding]:
         for destination, links in by.items()
         if not any(f.link.is_usable for f in links)
     }
-    timeout = duration(case.facts.delivery_timeout_seconds)
+    kind = _all_down if len(down) == len(by) else _one_down
     for destination, links in list(down.items())[:NAMED_MAX]:
-        if len(down) == len(by):
-            yield Finding(
-                "LogissBackendDown",
-                CRITICAL,
-                (INTAKE, BACKEND),
-                f"The backend {destination} is down"
-                f"{_down_since(case, links)}. Posts wait {timeout} and get 504.",
-                "See whether the collector runs and can be reached from this machine;"
-                " FORWARD_DEST says where it is. logiss connects again by itself.",
-            )
-        else:
-            yield Finding(
-                "LogissDestinationDown",
-                WARNING,
-                (BACKEND,),
-                f"One of {len(by)} backends, {destination}, is down"
-                f"{_down_since(case, links)}. The others carry its load.",
-                "See whether that collector runs and can be reached from this machine.",
-            )
+        yield kind(case, destination, _down_since(case, links), len(by))
+
+
+def _all_down(case: Case, destination: str, since: str, of: int) -> Finding:
+    timeout = duration(case.facts.delivery_timeout_seconds)
+    which = "The backend" if of == 1 else f"All {of} backends are down:"
+    return Finding(
+        "LogissBackendDown",
+        CRITICAL,
+        {INTAKE: NO, BACKEND: NO},
+        f"{which} {destination} has been down {since}. Posts wait {timeout} for it,"
+        " then get 504.",
+        "See whether the collector runs and can be reached from this machine;"
+        " FORWARD_DEST says where it is. logiss connects again by itself.",
+    )
+
+
+def _one_down(case: Case, destination: str, since: str, of: int) -> Finding:
+    return Finding(
+        "LogissDestinationDown",
+        WARNING,
+        {BACKEND: YES_BUT},
+        f"One of {of} backends, {destination}, has been down {since}. The others carry"
+        " its load.",
+        "See whether that collector runs and can be reached from this machine. logiss"
+        " connects again by itself.",
+    )
 
 
 def _connections_missing(case: Case) -> Iterator[Finding]:
     for destination, links in _by_destination(case.facts).items():
-        usable = sum(f.link.is_usable for f in links)
-        if 0 < usable < len(links):
-            lost = [f for f in links if not f.link.is_usable]
+        lost = [f for f in links if not f.link.is_usable]
+        if 0 < len(lost) < len(links):
+            have = "has" if len(lost) == 1 else "have"
             yield Finding(
                 "LogissConnectionsMissing",
                 INFO,
-                (BACKEND,),
-                f"{usable} of {len(links)} connections to {destination} are usable;"
-                f" one is down{_down_since(case, lost)}.",
-                "Nothing, if it does not stay so: each is made anew within 5 s.",
+                {},
+                f"{len(lost)} of {many(len(links), 'connection')} to {destination}"
+                f" {have} been down {_down_since(case, lost)}.",
+                "Nothing, unless it stays so: logiss connects again by itself, within"
+                " seconds.",
             )
 
 
@@ -169,24 +187,73 @@ def _backend_slow(case: Case) -> Iterator[Finding]:
     for destination, links in by.items():
         if not any(f.link.is_usable for f in links):
             continue
-        took = p90(case, destination) or 0.0
-        waits = max(f.waited_seconds for f in links)
-        if took <= SLOW_SECONDS and waits <= SLOW_WRITE_SECONDS:
-            continue
-        which = "The backend" if len(by) == 1 else f"One of {len(by)} backends,"
-        comma = "" if len(by) == 1 else ","
-        how = (
-            f"one of ten posts of the last minute took it {duration(took)} and more"
-            if took > SLOW_SECONDS
-            else f"a write has waited {duration(waits)} for it"
-        )
+        how = _how_slow(case, destination, links)
+        if how:
+            alone = len(by) == 1
+            which = (
+                f"The backend {destination}"
+                if alone
+                else f"One of {len(by)} backends, {destination},"
+            )
+            yield Finding(
+                "LogissBackendSlow",
+                WARNING,
+                {BACKEND: YES_BUT},
+                f"{which} is slow: {how}.",
+                "See what that collector or the network to it is busy with: its disk,"
+                " its CPU, its own outputs.",
+            )
+
+
+def _how_slow(case: Case, destination: str, links: list[LinkFacts]) -> str:
+    took = p90(case, destination) or 0.0
+    waits = max(f.waited_seconds for f in links)
+    if waits > SLOW_WRITE_SECONDS:
+        return f"it has not confirmed a write for {duration(waits)}"
+    if took > SLOW_SECONDS:
+        return f"one of ten posts of the last minute took it {duration(took)} or more"
+    return ""
+
+
+def _replaying(case: Case) -> Iterator[Finding]:
+    count = case.more(lambda s: s.payloads_replayed)
+    given_up = case.more(lambda s: s.replays_given_up)
+    if given_up:
         yield Finding(
-            "LogissBackendSlow",
+            "LogissReplaying",
             WARNING,
-            (BACKEND,),
-            f"{which} {destination}{comma} is slow: {how}.",
-            "See what that collector or the network to it is busy with: its disk, its"
-            " CPU, its own outputs.",
+            {LOSS: MAYBE},
+            f"{many(given_up, 'delivered post was', 'delivered posts were')} to be sent"
+            " again in the last minute, because the backend broke a connection, and"
+            " could not be.",
+            "Look in the log for the connection and why it broke; the collector may not"
+            " have stored what it had last.",
+        )
+    elif count:
+        yield Finding(
+            "LogissReplaying",
+            INFO,
+            {},
+            f"{many(count, 'delivered post was', 'delivered posts were')} sent again in"
+            " the last minute, because the backend broke a connection: some lines may"
+            " be there twice.",
+            "Nothing, if the backend was restarted.",
+        )
+
+
+def _connection_broken(case: Case) -> Iterator[Finding]:
+    """At this level what a connection had in kernel buffers goes with it."""
+    count = case.more(lambda s: s.disconnects)
+    had_any = case.more(lambda s: s.frames_delivered)
+    if count and had_any and case.facts.delivery_level == "sent":
+        yield Finding(
+            "LogissConnectionBroken",
+            WARNING,
+            {LOSS: MAYBE},
+            f"{many(count, 'connection')} to the backend ended in the last minute. With"
+            " DELIVERY=sent, lines that were answered 200 may not have arrived.",
+            "Nothing can bring them back. DELIVERY=acked answers 200 only when the"
+            " backend's machine has them.",
         )
 
 
@@ -197,47 +264,63 @@ def _credentials_refused(case: Case) -> Iterator[Finding]:
     recent = [r for r in case.facts.refusals if case.recent(r.last_refused_at)]
     recent.sort(key=lambda r: -(r.last_refused_at or 0.0))
     for refusals in recent[:NAMED_MAX]:
-        used = [
-            c.last_used_at
-            for c in case.facts.credentials
-            if c.user == refusals.user and c.last_used_at is not None
-        ]
-        accepted = "Never accepted by this process"
-        if used:
-            ago = duration(max(0.0, case.facts.at - max(used)))
-            accepted = f"Last accepted {ago} ago"
-        cause = "wrong or expired" if refusals.is_held else "expired: there are none"
-        yield Finding(
-            "LogissCredentialsRefused",
-            WARNING,
-            (LOSS,),
-            f"Posts of user {shown(refusals.user)} are refused with 401: the"
-            f" credentials are {cause}. {many(refusals.refused, 'post')} so far."
-            f" {accepted}.",
-            "Give the senders of this user credentials that are in force, or put theirs"
-            " in force again (logiss credentials). What they post is lost until then.",
-        )
+        yield _user_refused(case, refusals)
     if len(recent) > NAMED_MAX:
+        others = many(len(recent) - NAMED_MAX, "more user")
         yield Finding(
             "LogissCredentialsRefused",
             WARNING,
-            (LOSS,),
-            f"Posts of {len(recent) - NAMED_MAX} more users are refused with 401.",
-            "See /metrics: logiss_credentials_refused_total.",
+            {LOSS: YES},
+            f"Posts of {others} are refused with 401.",
+            "See /metrics for all of them: logiss_credentials_refused_total.",
         )
+
+
+def _user_refused(case: Case, refusals: RefusalFacts) -> Finding:
+    cause = (
+        "their credentials are wrong, or have expired"
+        if refusals.is_held
+        else "the user has no credentials any more"
+    )
+    count = many(refusals.refused, "post") + " since the start. "
+    return Finding(
+        "LogissCredentialsRefused",
+        WARNING,
+        {LOSS: YES},
+        f"Posts of user {shown(refusals.user)} are refused with 401: {cause}."
+        f" {count if refusals.refused else ''}{_last_accepted(case, refusals.user)}",
+        "Give the senders of this user credentials that are in force, or put theirs in"
+        " force again (logiss credentials, or TOKEN_MAP). What they post is lost until"
+        " then.",
+    )
+
+
+def _last_accepted(case: Case, user: bytes) -> str:
+    used = [
+        held.last_used_at
+        for held in case.facts.credentials
+        if held.user == user and held.last_used_at is not None
+    ]
+    if not used:
+        return "None was accepted with the credentials that are in force now."
+    return f"Others of the same user were last accepted {_ago(case, max(used))}."
+
+
+def _ago(case: Case, at: float) -> str:
+    return f"{duration(case.facts.at - at)} ago"
 
 
 def _unknown_refused(case: Case) -> Iterator[Finding]:
     count = case.more(lambda s: s.unknown_refused)
-    if count:
+    if count > 0:
         yield Finding(
             "LogissUnknownRefused",
-            INFO,
-            (),
-            f"{many(count, 'post')} of unknown users refused with 401 in the last"
-            " minute.",
-            "Nothing, if they are not yours; else give the senders a user that is"
-            " known.",
+            WARNING,
+            {LOSS: MAYBE},
+            f"{many(count, 'post')} of unknown users, or without credentials, got 401"
+            " in the last minute. If the senders are yours, what they sent is lost.",
+            "See the addresses and drain tokens of the last failed posts. Give senders"
+            " of yours a user that is known; stop others from posting here.",
         )
 
 
@@ -246,8 +329,9 @@ def _credentials_not_loaded(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissCredentialsNotLoaded",
             CRITICAL,
-            (INTAKE,),
-            "The credentials in Redis could not be read yet: their users get 503.",
+            {INTAKE: NOT_ALL if case.facts.credentials else NO},
+            "The credentials in Redis could not be read yet: posts of users who are not"
+            " in TOKEN_MAP get 503.",
             "See whether the Redis of REDIS_URL answers; the log has the error.",
         )
 
@@ -258,21 +342,24 @@ def _credentials_stale(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissCredentialsStale",
             WARNING,
-            (INTAKE,),
-            f"The credentials should have been read from Redis {duration(overdue)} ago;"
-            " those of then are still in force.",
+            {INTAKE: YES_BUT},
+            "The credentials in Redis cannot be read; they should have been"
+            f" {duration(overdue)} ago. Those read before are still in force.",
             "See whether the Redis of REDIS_URL answers; the log has the error.",
         )
 
 
 def _entries_skipped(case: Case) -> Iterator[Finding]:
-    if case.more(lambda s: s.entries_skipped):
+    count = case.facts.metrics.entries_unreadable
+    if count:
+        whose = "its user keeps" if count == 1 else "their users keep"
         yield Finding(
             "LogissEntriesSkipped",
             WARNING,
-            (INTAKE,),
-            "Credentials in Redis cannot be read; their users keep what they had.",
-            "See the log for the entry and what is wrong with it, and correct it.",
+            {INTAKE: YES_BUT},
+            f"{many(count, 'entry', 'entries')} in Redis cannot be read; {whose} the"
+            " credentials of before, or none.",
+            "See the log for each entry and what is wrong with it, and correct it.",
         )
 
 
@@ -282,41 +369,48 @@ def _entries_skipped(case: Case) -> Iterator[Finding]:
 def _senders_losing(case: Case) -> Iterator[Finding]:
     dropped = case.more(lambda s: s.reported_dropped)
     lost = case.more(lambda s: s.reported_lost)
-    if not dropped and not lost:
-        return
+    if dropped or lost:
+        yield Finding(
+            "LogissSendersLosing",
+            WARNING,
+            {LOSS: YES},
+            "Senders lose lines before they reach us: in the last minute they reported"
+            f" {dropped:,} dropped and {lost:,} lost{_of_losing_users(case)}.",
+            "Look at those senders: they make more lines than they can send, or could"
+            " not reach us for a while. More of them, larger batches or a larger queue"
+            " there help.",
+        )
+
+
+def _of_losing_users(case: Case) -> str:
     by = case.facts.metrics.losses_by_user
     recent = [user for user, loss in by.items() if case.recent(loss.at)]
-    whose = ", ".join(shown(user) for user in recent[:NAMED_MAX])
+    if not recent:
+        return ""
+    named = ", ".join(map(shown, recent[:NAMED_MAX]))
     if len(recent) > NAMED_MAX:
-        whose += f" and {len(recent) - NAMED_MAX} more"
-    yield Finding(
-        "LogissSendersLosing",
-        WARNING,
-        (LOSS,),
-        f"Senders lose lines before they reach us: {dropped:,} dropped, {lost:,} lost"
-        f" as reported in the last minute, by user {whose}.",
-        "Look at those senders: they make more lines than they can send, or could not"
-        " reach us for a while. More of them, larger batches or a larger queue there"
-        " help.",
-    )
+        named += f" and {len(recent) - NAMED_MAX} more"
+    return f", of {'user' if len(recent) == 1 else 'users'} {named}"
 
 
 def _budget_full(case: Case) -> Iterator[Finding]:
     facts = case.facts
+    taken, limit = facts.inflight_bytes, facts.inflight_limit_bytes
     refused = case.more(lambda s: s.budget_refusals)
-    part = facts.inflight_bytes / facts.inflight_limit_bytes
-    if part < FULL and not facts.waiting_for_room and not refused:
+    is_full = taken >= FULL * limit
+    if not is_full and not facts.waiting_for_room and not refused:
         return
+    is_now = is_full or facts.waiting_for_room
+    waiting = many(facts.waiting_for_room, "post waits", "posts wait")
     yield Finding(
         "LogissBudgetFull",
         CRITICAL if refused else WARNING,
-        (INTAKE, LOSS) if refused else (INTAKE,),
-        f"The memory for bodies is full: {size(facts.inflight_bytes)} of"
-        f" {size(facts.inflight_limit_bytes)} taken,"
-        f" {many(facts.waiting_for_room, 'post')} wait for room; {refused:,} got 503 in"
-        " the last minute.",
-        "See first whether the backend is slow: what waits for it is in memory. Else"
-        " raise MAX_INFLIGHT_BYTES, or put another logiss beside this one.",
+        {INTAKE: NOT_ALL, LOSS: YES} if refused else {INTAKE: YES_BUT},
+        f"The memory for bodies {'is' if is_now else 'was'} full: {size(taken)} of"
+        f" {size(limit)} are taken now, {waiting} for room, and"
+        f" {many(refused, 'post')} got 503 in the last minute.",
+        "See first whether the backend is down or slow: what waits for it is in memory."
+        " Else raise MAX_INFLIGHT_BYTES, or put another logiss beside this one.",
     )
 
 
@@ -327,25 +421,74 @@ def _posts_failing(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissPostsFailing",
             CRITICAL if failed * 20 >= every else WARNING,
-            (LOSS,),
-            f"{many(failed, 'post')} of {every:,} in the last minute got 5xx. logplex"
-            " tries again, log-shuttle does not: what it sent is lost.",
-            "Read the causes in the table of failed posts below, and the findings above"
-            " this one.",
+            {LOSS: YES},
+            f"{failed:,} of {many(every, 'post')} in the last minute got 5xx. logplex"
+            " tries again twice, log-shuttle does not: what it sent is lost."
+            f"{case.last_cause(range(500, 600))}",
+            "Read the causes of the last failed posts; another finding may say what is"
+            " behind them.",
         )
 
 
 def _posts_refused(case: Case) -> Iterator[Finding]:
-    refused = case.more(lambda s: s.posts_refused - s.posts_unauthorized)
-    if refused:
+    refused = case.more(_otherwise_refused)
+    if refused > 0:
         yield Finding(
             "LogissPostsRefused",
             WARNING,
-            (LOSS,),
-            f"{many(refused, 'post')} in the last minute got 4xx for other reasons than"
-            " credentials. Senders do not send them again.",
-            "Read the causes in the table of failed posts below: a sender is"
-            " misconfigured or too large in its ways.",
+            {LOSS: YES},
+            f"{many(refused, 'post')} got 4xx in the last minute, for other reasons"
+            " than credentials. Senders do not send them again."
+            f"{case.last_cause(_OTHER_REFUSALS)}",
+            "Read the causes of the last failed posts: their sender does what logiss"
+            " cannot read, or sends too much at once.",
+        )
+
+
+# What is not a post, or has a finding of its own, is not counted here.
+_OTHER_REFUSALS = [code for code in range(400, 499) if code not in (401, 405)]
+
+
+def _otherwise_refused(sample: Sample) -> int:
+    return (
+        sample.posts_refused
+        - sample.posts_unauthorized
+        - sample.posts_of_other_methods
+        - sample.posts_gone
+    )
+
+
+def _clients_gone(case: Case) -> Iterator[Finding]:
+    gone = case.more(lambda s: s.posts_gone)
+    if gone:
+        yield Finding(
+            "LogissClientsGone",
+            WARNING,
+            {LOSS: MAYBE},
+            f"{many(gone, 'post')} could not be delivered in the last minute before"
+            " their senders hung up. What senders do not send again is lost.",
+            "See whether the backend is slow. Senders give up after 5 s:"
+            " DELIVERY_TIMEOUT is best a little less.",
+        )
+
+
+def _requests_refused(case: Case) -> Iterator[Finding]:
+    counts = (
+        (case.more(lambda s: s.requests_refused), "not HTTP as it should be"),
+        (case.more(lambda s: s.clients_cut), "cut off, as they came too slowly"),
+        (case.more(lambda s: s.proxy_headers_refused), "without a good PROXY header"),
+    )
+    if any(count for count, _ in counts):
+        every = many(sum(count for count, _ in counts), "request")
+        which = ", ".join(f"{count:,} {why}" for count, why in counts if count)
+        yield Finding(
+            "LogissRequestsRefused",
+            WARNING,
+            {LOSS: MAYBE},
+            f"{every} ended in the last minute before they were posts: {which}. If they"
+            " are yours, what they had is lost.",
+            "See what connects to PORT besides your senders, and whether a proxy before"
+            " logiss changes or delays what they send.",
         )
 
 
@@ -355,24 +498,11 @@ def _counts_mismatched(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissCountsMismatched",
             WARNING,
-            (LOSS,),
+            {LOSS: MAYBE},
             f"{many(count, 'post')} in the last minute had another number of frames"
             " than their sender said.",
-            "See the log for which: something between sender and here may change"
+            "See the log for which: something between sender and logiss may change"
             " bodies.",
-        )
-
-
-def _replaying(case: Case) -> Iterator[Finding]:
-    count = case.more(lambda s: s.payloads_replayed)
-    if count:
-        yield Finding(
-            "LogissReplaying",
-            INFO,
-            (BACKEND,),
-            f"{many(count, 'delivered post')} sent again in the last minute, because"
-            " the backend broke a connection: some lines may be there twice.",
-            "Nothing, if the backend was restarted.",
         )
 
 
@@ -382,10 +512,10 @@ def _fields_cut(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissFieldsCut",
             INFO,
-            (),
-            f"{many(count, 'header field')} of frames cut in the last minute, as they"
-            " were longer than RFC 5424 allows.",
-            "Nothing, or shorten the names of the senders; messages are whole.",
+            {},
+            f"{many(count, 'header field was', 'header fields were')} cut in the last"
+            " minute, for being longer than RFC 5424 allows.",
+            "Nothing, or shorten the names that senders give; messages are whole.",
         )
 
 
@@ -395,9 +525,9 @@ def _log_lines_dropped(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissLogLinesDropped",
             WARNING,
-            (),
-            f"{many(count, 'line')} of logiss's own log dropped in the last minute, as"
-            " nobody read them in time.",
+            {LOSS: "Only of our own log"},
+            f"{many(count, 'line was', 'lines were')} dropped of logiss's own log in"
+            " the last minute, as nobody read them in time.",
             "See what reads the standard output; REQUEST_LOG=errors writes less.",
         )
 
@@ -408,12 +538,26 @@ def _clients_full(case: Case) -> Iterator[Finding]:
         yield Finding(
             "LogissClientsFull",
             CRITICAL,
-            (INTAKE,),
-            f"{many(clients.connected, 'client')} connected, as many as there may be;"
-            " others wait.",
-            "Raise MAX_CONNECTIONS and the limit on open files, or put another logiss"
-            " beside this one.",
+            {INTAKE: NOT_ALL},
+            f"{many(clients.connected, 'client is', 'clients are')} connected, as many"
+            " as there may be; others wait.",
+            _MORE_CLIENTS,
         )
+    elif case.more(lambda s: s.pauses):
+        yield Finding(
+            "LogissClientsFull",
+            WARNING,
+            {INTAKE: YES_BUT},
+            "There was no room for more clients in the last minute; some had to wait."
+            f" Now {many(clients.connected, 'is', 'are')} connected.",
+            _MORE_CLIENTS,
+        )
+
+
+_MORE_CLIENTS = (
+    "Raise MAX_CONNECTIONS and the limit on open files, or put another logiss beside"
+    " this one."
+)
 
 
 _KINDS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
@@ -427,12 +571,15 @@ _KINDS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _senders_losing,
     _posts_failing,
     _posts_refused,
+    _clients_gone,
+    _connection_broken,
     _credentials_stale,
     _entries_skipped,
     _counts_mismatched,
-    _connections_missing,
-    _log_lines_dropped,
-    _replaying,
+    _requests_refused,
     _unknown_refused,
+    _log_lines_dropped,
+    _connections_missing,
+    _replaying,
     _fields_cut,
 )

@@ -172,6 +172,9 @@ class Metrics:
     lost_by_headers: int = 0
     dropped_by_frames: int = 0
     lost_by_frames: int = 0
+    # What is told by either, summed up post by post.
+    losses_dropped: int = 0
+    losses_lost: int = 0
     proxy_headers_refused: int = 0
     # Of those accepted, and those that could not be decided on yet.
     credentials_deprecated: int = 0
@@ -181,6 +184,8 @@ class Metrics:
     refreshed_at: float = 0.0
     refreshes_failed: int = 0
     entries_skipped: int = 0
+    # Those of the last reading that succeeded.
+    entries_unreadable: int = 0
     # By user and stage, and by user: () is whoever is not known, or one too many.
     accepted_by_stage: CountsByName = Factory(CountsByName)
     refused_by_user: CountsByName = Factory(CountsByName)
@@ -194,6 +199,8 @@ class Metrics:
 
     def add_loss(self, at: float, user: bytes, dropped: int, lost: int) -> None:
         """A sender has reported so much more that never came."""
+        self.losses_dropped += dropped
+        self.losses_lost += lost
         loss = self.losses_by_user.get(user)
         if loss is None and len(self.losses_by_user) < NAMES_MAX:
             loss = self.losses_by_user[user] = ReportedLoss(at, 0, 0)

@@ -166,6 +166,7 @@ class Refresher(Service):
 
     def _skip(self, broken: Mapping[bytes, str]) -> None:
         self._metrics.entries_skipped += len(broken)
+        self._metrics.entries_unreadable = len(broken)
         for user, why in list(broken.items())[:LINES_MAX]:
             self._events.credential_skipped(user, why, user in self._good)
         if len(broken) > LINES_MAX:

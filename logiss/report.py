@@ -10,13 +10,17 @@ text, cut, without anything that does not print.
 from collections.abc import Iterable
 from typing import Any
 
-from logiss.facts import CredentialFacts, Facts, LinkFacts
+from logiss.facts import CredentialFacts, Facts, LinkFacts, RefusalFacts
 from logiss.findings import (
     BACKEND,
     CRITICAL,
     INTAKE,
     LOSS,
-    WARNING,
+    MAYBE,
+    NO,
+    NOT_ALL,
+    YES,
+    YES_BUT,
     Finding,
     findings,
 )
@@ -36,6 +40,7 @@ def report(facts: Facts, history: History) -> dict[str, Any]:
     """The document, made of what `json.dumps` takes."""
     found = findings(facts, history)
     recent = _recent(history)
+    credentials = _credentials(facts)
     return {
         "instance": facts.instance,
         "version": facts.version,
@@ -76,9 +81,8 @@ def report(facts: Facts, history: History) -> dict[str, Any]:
             "pauses": facts.clients.pauses,
         },
         "connections": [_connection(link) for link in facts.links],
-        "credentials": _credentials(facts),
-        "credentials_more": facts.users_more
-        + max(0, len(facts.credentials) - CREDENTIALS_MAX),
+        "credentials": credentials[:CREDENTIALS_MAX],
+        "credentials_more": facts.users_more + len(credentials[CREDENTIALS_MAX:]),
         "failures": [_failure(post) for post in reversed(facts.metrics.failures)],
     }
 
@@ -86,56 +90,68 @@ def report(facts: Facts, history: History) -> dict[str, Any]:
 # the three answers
 
 
+# Of findings that are as bad the answer is the first of these.
+_ANSWERS = (NO, YES, NOT_ALL, YES_BUT, MAYBE)
+
+
 def _answer(
     question: str, found: Iterable[Finding], about: str, when_good: str
 ) -> dict[str, str]:
     """The worst finding is the answer; without one `when_good` is."""
-    mine = [f for f in found if about in f.concerns and f.severity != "info"]
-    yes, no = ("No", "Yes") if about == LOSS else ("Yes", "No")
-    for finding in mine:
-        if finding.severity == CRITICAL:
-            return {
-                "question": question,
-                "state": BAD,
-                "answer": no,
-                "detail": finding.what,
-            }
-    for finding in mine:
-        if finding.severity == WARNING:
-            but = "Yes" if about == LOSS else "Yes, but"
-            return {
-                "question": question,
-                "state": WARN,
-                "answer": but,
-                "detail": finding.what,
-            }
-    return {"question": question, "state": GOOD, "answer": yes, "detail": when_good}
+    mine = [finding for finding in found if about in finding.concerns]
+    answer = {"question": question}
+    if not mine:
+        good = NO if about == LOSS else YES
+        return {**answer, "state": GOOD, "answer": good, "detail": when_good}
+
+    def rank(finding: Finding) -> tuple[bool, int]:
+        said = finding.concerns[about]
+        place = _ANSWERS.index(said) if said in _ANSWERS else len(_ANSWERS)
+        return finding.severity != CRITICAL, place
+
+    worst = min(mine, key=rank)
+    state = BAD if worst.severity == CRITICAL else WARN
+    return {
+        **answer,
+        "state": state,
+        "answer": worst.concerns[about],
+        "detail": worst.what,
+    }
 
 
 def _taking(facts: Facts, recent: dict[str, Any]) -> str:
+    clients = f"{many(facts.clients.connected, 'client is', 'clients are')} connected."
     if not recent["posts_delivered"]:
-        return "It is ready. No post came in the last minute."
+        others = recent["posts_refused"] + recent["posts_failed"]
+        came = f"None of {many(others, 'post')}" if others else "No post"
+        became = "was delivered" if others else "came"
+        return f"It is ready. {came} {became} in the last minute; {clients}"
     rate = recent["posts_delivered"] / max(recent["seconds"], 1.0)
-    return (
-        f"{rate:,.1f} posts a second in the last minute, from"
-        f" {many(facts.clients.connected, 'client')}."
-    )
+    return f"{rate:,.1f} posts a second were delivered in the last minute; {clients}"
 
 
 def _there(facts: Facts, recent: dict[str, Any]) -> str:
     usable = sum(f.link.is_usable for f in facts.links)
-    said = f"{usable} of {many(len(facts.links), 'connection')} usable"
+    is_one = len(facts.links) == 1
+    said = (
+        f"{usable} of {many(len(facts.links), 'connection')}"
+        f" {'is' if is_one else 'are'} usable"
+    )
     p99 = recent["delivery_p99_seconds"]
     if p99 is None:
         return f"{said}."
-    return f"{said}; 99 % of the posts of the last minute took {duration(p99)} at most."
+    # Nothing is known of those above the last bound but that they are.
+    most = f"{duration(p99)} at most" if p99 < SECONDS_BOUNDS[-1] else "10 s or more"
+    return f"{said}; 99 % of the posts of the last minute took {most}."
 
 
 def _lost(recent: dict[str, Any]) -> str:
     frames = recent["frames_delivered"]
     if not frames:
         return "Nothing came in the last minute, and nothing was lost."
-    return f"All {many(frames, 'frame')} of the last minute were delivered."
+    if frames == 1:
+        return "The one frame of the last minute was delivered."
+    return f"All {frames:,} frames of the last minute were delivered."
 
 
 # the numbers
@@ -216,7 +232,7 @@ def _connection(facts: LinkFacts) -> dict[str, Any]:
 
 
 def _credentials(facts: Facts) -> list[dict[str, Any]]:
-    """Those that are refused now, then those used last."""
+    """Those that are refused now, then those used last, of as many as there are."""
     refusals = {r.user: r for r in facts.refusals}
     held = sorted(facts.credentials, key=lambda c: -(c.last_used_at or 0.0))
     users = {c.user for c in held}
@@ -229,24 +245,22 @@ def _credentials(facts: Facts) -> list[dict[str, Any]]:
 
     def refused_lately(credential: CredentialFacts) -> bool:
         refusal = refusals.get(credential.user)
-        at = refusal.last_refused_at if refusal else None
-        return at is not None and facts.at - at <= RECENT_SECONDS
+        return refusal is not None and facts.is_recent(refusal.last_refused_at)
 
     rows = sorted([*gone, *held], key=lambda c: not refused_lately(c))
-    return [
-        {
-            "user": text(c.user, _TEXT_MAX),
-            "stage": text(c.stage, _TEXT_MAX),
-            "is_deprecated": c.is_deprecated,
-            "accepted": c.accepted,
-            "last_used_at": c.last_used_at,
-            "refused": refusals[c.user].refused if c.user in refusals else 0,
-            "last_refused_at": (
-                refusals[c.user].last_refused_at if c.user in refusals else None
-            ),
-        }
-        for c in rows[:CREDENTIALS_MAX]
-    ]
+    return [_credential(row, refusals.get(row.user)) for row in rows]
+
+
+def _credential(held: CredentialFacts, refusals: RefusalFacts | None) -> dict[str, Any]:
+    return {
+        "user": text(held.user, _TEXT_MAX),
+        "stage": text(held.stage, _TEXT_MAX),
+        "is_deprecated": held.is_deprecated,
+        "accepted": held.accepted,
+        "last_used_at": held.last_used_at,
+        "refused": refusals.refused if refusals else 0,
+        "last_refused_at": refusals.last_refused_at if refusals else None,
+    }
 
 
 def _failure(post: FailedPost) -> dict[str, Any]:

@@ -7,7 +7,9 @@ SHOWN_MAX = 64
 
 
 def duration(seconds: float) -> str:
-    """``0.3 ms``, ``12 s``, ``5 min``, ``3 h``, ``2 d``."""
+    """``0.3 ms``, ``12 s``, ``5 min``, ``3 h``, ``2 d``; nothing is below ``0 s``."""
+    if seconds <= 0:
+        return "0 s"
     if seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
@@ -46,5 +48,7 @@ def text(name: bytes | str, most: int) -> str:
 
 
 def shown(name: bytes | str) -> str:
-    """A name between quotation marks."""
-    return f'"{text(name, SHOWN_MAX)}"'
+    """A name between quotation marks, of which it has none; it says when it is cut."""
+    whole = text(name, SHOWN_MAX + 1).replace('"', "'")
+    cut = whole[:SHOWN_MAX]
+    return f'"{cut}"' if cut == whole else f'"{cut}..."'
