@@ -335,9 +335,10 @@ def test_gone(
         assert big >= 2 * normal
         # What was well is not shown as if it were.
         colours = browser.run(
-            "return [...document.querySelectorAll('#answers .badge')]"
+            "return [...document.querySelectorAll('.badge')]"
             ".map((e) => getComputedStyle(e).backgroundColor)"
         )
+        assert len(colours) == 3 + 4
         assert set(colours) == {"rgb(74, 82, 97)"}
         daemon.wait()
     with served(tmp_path, receiver, ADMIN_PORT=admin_port, DEPLOY="anew"):
@@ -506,6 +507,11 @@ def test_phone(browser: Browser, daemon: Daemon, receiver: Receiver) -> None:
         ".map((e) => [e.scrollWidth, e.clientWidth])"
     ):
         assert region[0] <= region[1]
+    # What is not there has no line in its card.
+    empty = "return [...document.querySelectorAll('td')].filter("
+    empty += "(cell) => !cell.textContent.trim())"
+    assert browser.run(f"{empty}.length") > 0
+    assert not browser.run(f"{empty}.some((cell) => cell.checkVisibility())")
     small = browser.run(
         "return Math.min(...[...document.querySelectorAll('body *')]"
         ".map((e) => parseFloat(getComputedStyle(e).fontSize)))"
