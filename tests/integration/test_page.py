@@ -342,7 +342,10 @@ def test_gone(
         assert set(colours) == {"rgb(74, 82, 97)"}
         daemon.wait()
     with served(tmp_path, receiver, ADMIN_PORT=admin_port, DEPLOY="anew"):
-        browser.wait_for_text("h1", "anew")
+        served_at = time.time()
+        back_at = when(browser, "!change.broken", shown_at)
+        assert back_at - served_at <= allowed(browser, machine, PROMPT_SECONDS)
+        assert browser.text("h1") == "logiss anew"
         browser.wait_for(lambda: browser.driver.title == "OK logiss anew")
         assert browser.text("#broken") == ""
         assert browser.run("return record.changes.length") > 1, "it was loaded anew"
