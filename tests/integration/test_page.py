@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -368,6 +368,63 @@ def test_silence(browser: Browser, daemon: Daemon, machine: Machine) -> None:
     assert browser.driver.title == "OK logiss test"
 
 
+class Relay:
+    """
+    Stands between the page and logiss, like a network.
+
+    @ivar port: where it is reached.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = [self._listener]
+        self._lost: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose(self) -> None:
+        """What goes over the connections that there are is lost, and nobody is told."""
+        self._lost.update(self._sockets)
+
+    def stop(self) -> None:
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                logiss = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [client, logiss]
+                for pair in ((client, logiss), (logiss, client)):
+                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while octets := source.recv(1 << 16):
+                if source not in self._lost:
+                    sink.sendall(octets)
+            sink.shutdown(socket.SHUT_WR)
+
+
+def test_network_lost(browser: Browser, daemon: Daemon) -> None:
+    """A stream that a network has lost without a word is given up for a new one."""
+    relay = Relay(int(url(daemon).rsplit(":")[-1].strip("/")))
+    try:
+        browser.open(f"http://127.0.0.1:{relay.port}/")
+        browser.wait_for_text("#answers", "Yes")
+        browser.run(_RECORDER)
+        relay.lose()
+        shown_at = when(browser, "change.broken", 0)
+        when(browser, "!change.broken", shown_at)
+    finally:
+        browser.open("about:blank")
+        relay.stop()
+
+
 def test_no_false_alarm(browser: Browser, daemon: Daemon, machine: Machine) -> None:
     """As long as logiss speaks it is not said that it does not."""
     show(browser, daemon)
@@ -443,8 +500,10 @@ _SPITE = [
 def test_hostile(browser: Browser, tmp_path: Path, receiver: Receiver) -> None:
     """Whatever clients and configuration have put into names is text."""
     tokens = f"user:a:token|{TRAP}:t"
-    with served(tmp_path, receiver, TOKEN_MAP=tokens) as daemon:
+    with served(tmp_path, receiver, TOKEN_MAP=tokens, DEPLOY=TRAP) as daemon:
         show(browser, daemon)
+        assert TRAP in browser.text("h1")
+        assert TRAP in browser.driver.title
         for spite in _SPITE:
             post(
                 daemon,
