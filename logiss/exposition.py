@@ -2,8 +2,8 @@
 Says the counters in Prometheus's text format, when it is asked to.
 
 Names and units follow Prometheus's conventions. A label has as many values as there
-are destinations, connections, statuses or users in the configuration: nothing that a
-client sends becomes one.
+are destinations, connections, statuses or users in the configuration, and of users no
+more than `logiss.metrics.NAMES_MAX`: nothing that a client sends becomes one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,13 +16,14 @@ from prometheus_client.core import (
     InfoMetricFamily,
     SummaryMetricFamily,
 )
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from logiss import words
 from logiss.facts import Facts
-from logiss.metrics import SECONDS_BOUNDS, Histogram
+from logiss.metrics import SECONDS_BOUNDS, Histogram, Metrics
 
 #: A user is called by at most so many characters.
 LABEL_MAX = 128
@@ -31,6 +32,11 @@ LABEL_MAX = 128
 CODES = (200, 400, 401, 405, 411, 413, 415, 499, 500, 503, 504)
 #: The same of what is no request that could be served.
 REFUSED_CODES = (400, 413, 414, 431, 500, 501)
+
+_VERSION = "1.0.0"
+#: The media types.
+OPENMETRICS = f"application/openmetrics-text; version={_VERSION}; charset=utf-8"
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 Samples = Mapping[tuple[str, ...], float]
 
@@ -57,8 +63,23 @@ class Exposition:
 
         @param accept: of the request: the text format or OpenMetrics.
         """
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
+        if accepts_openmetrics(accept):
+            return openmetrics.generate_latest(self._registry), OPENMETRICS
+        return generate_latest(self._registry), TEXT
+
+
+def accepts_openmetrics(accept: str) -> bool:
+    """
+    Whether a client takes OpenMetrics 1.0.0. It then prefers that, as Prometheus does;
+    what it says of other versions and of how much it likes them does not matter.
+    """
+    for media_range in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in media_range.split(";"))
+        if media_type == "application/openmetrics-text":
+            given = dict(p.partition("=")[::2] for p in parameters)
+            if given.get("version", _VERSION) == _VERSION and given.get("q") != "0":
+                return True
+    return False
 
 
 class _FactsCollector(Collector):
@@ -116,6 +137,11 @@ def _buckets(counts: Iterable[int]) -> list[tuple[str, float]]:
     return buckets
 
 
+def _add(samples: dict[tuple[str, ...], float], name: tuple[str, ...], n: int) -> None:
+    """Count `n` more; names that are cut may be the same."""
+    samples[name] = samples.get(name, 0) + n
+
+
 def _codes(known: Iterable[int], given: Mapping[int, int]) -> Samples:
     return {(str(c),): given.get(c, 0) for c in sorted({*known, *given})}
 
@@ -126,7 +152,11 @@ def _intake(facts: Facts) -> Iterator[Metric]:
         "logiss_draining", "1 from the signal to stop until the end.", facts.is_draining
     )
     yield _gauge("logiss_clients", "Clients that are connected.", clients.connected)
-    yield _gauge("logiss_clients_limit", "How many there may be.", clients.most)
+    yield _gauge(
+        "logiss_clients_limit",
+        "How many clients there may be; 0 is no limit.",
+        clients.most,
+    )
     yield _counter(
         "logiss_accept_pauses",
         "How often further clients had to wait for room.",
@@ -231,6 +261,26 @@ def _posts(facts: Facts) -> Iterator[Metric]:
             ("frame", "lost"): metrics.lost_by_frames,
         },
     )
+    yield _counters(
+        "logiss_user_losses",
+        "Messages that the senders of a user say never came, each once; without a user"
+        " those of one too many to name.",
+        ["user", "what"],
+        _losses(metrics),
+    )
+
+
+def _losses(metrics: Metrics) -> Samples:
+    # What is not in the name of a user is what is left of all.
+    losses: dict[tuple[str, ...], float] = {
+        ("", "dropped"): metrics.losses_dropped,
+        ("", "lost"): metrics.losses_lost,
+    }
+    for user, loss in metrics.losses_by_user.items():
+        for what, count in (("dropped", loss.dropped), ("lost", loss.lost)):
+            _add(losses, (text(user), what), count)
+            losses["", what] -= count
+    return losses
 
 
 def _delivery(facts: Facts) -> Iterator[Metric]:
@@ -243,8 +293,8 @@ def _delivery(facts: Facts) -> Iterator[Metric]:
     )
     yield SummaryMetricFamily(
         "logiss_send_seconds",
-        "Deliveries from the first write to the delivery level.",
-        count_value=sum(metrics.delivery.counts),
+        "Posts that were delivered, from their first write to the delivery level.",
+        count_value=metrics.posts_succeeded,
         sum_value=metrics.send_seconds,
     )
     yield _gauge(
@@ -284,7 +334,7 @@ def _delivery(facts: Facts) -> Iterator[Metric]:
             "Posts answered 200 and sent again after a connection was lost.",
             metrics.payloads_replayed,
         ),
-        ("replayed_bytes", "Their bytes.", metrics.bytes_replayed),
+        ("replayed_bytes", "Bytes that were sent again.", metrics.bytes_replayed),
         (
             "replays_given_up",
             "Posts answered 200 that could not be sent again before the end.",
@@ -377,7 +427,7 @@ def _credentials(facts: Facts) -> Iterator[Metric]:
             last_used[name] = max(last_used.get(name, 0.0), held.last_used_at)
     for by, count in metrics.accepted_by_stage.items():
         name = (text(by[0]), text(by[1])) if by else ("", "")
-        accepted[name] = accepted.get(name, 0) + count
+        _add(accepted, name, count)
     yield _counters(
         "logiss_credentials_accepted",
         "Posts that were let in; without a user those of one too many to name.",
@@ -394,8 +444,7 @@ def _credentials(facts: Facts) -> Iterator[Metric]:
     for refusals in facts.refusals:
         refused.setdefault((text(refusals.user),), 0)
     for by, count in metrics.refused_by_user.items():
-        user = text(by[0]) if by else ""
-        refused[(user,)] = refused.get((user,), 0) + count
+        _add(refused, (text(by[0]) if by else "",), count)
     yield _counters(
         "logiss_credentials_refused",
         "Posts answered 401; without a user those of unknown users.",
@@ -413,11 +462,29 @@ def _credentials(facts: Facts) -> Iterator[Metric]:
             "Posts answered 503, as credentials were not loaded.",
             metrics.credentials_awaited,
         ),
-        ("refreshes", "Readings of the hash.", metrics.refreshes_succeeded),
+        (
+            "refreshes",
+            "Readings of the credentials in Redis that succeeded.",
+            metrics.refreshes_succeeded,
+        ),
+        (
+            "refresh_changes",
+            "Readings that put other credentials in force.",
+            metrics.refreshes_changed,
+        ),
         ("refresh_errors", "Readings that failed.", metrics.refreshes_failed),
-        ("entries_skipped", "Entries that cannot be read.", metrics.entries_skipped),
+        (
+            "entries_skipped",
+            "Entries in Redis that could not be read, each once in each reading.",
+            metrics.entries_skipped,
+        ),
     ):
         yield _counter(f"logiss_credentials_{name_}", about, count)
+    yield _gauge(
+        "logiss_credentials_entries_unreadable",
+        "Entries that could not be read in the last reading that succeeded.",
+        metrics.entries_unreadable,
+    )
     yield _gauge(
         "logiss_credentials_loaded",
         "1 when all credentials are known.",
@@ -425,7 +492,7 @@ def _credentials(facts: Facts) -> Iterator[Metric]:
     )
     yield _gauge(
         "logiss_credentials_refresh_overdue_seconds",
-        "How long they should have been read anew.",
+        "How long ago they should have been read anew.",
         facts.refresh_overdue_seconds,
     )
 

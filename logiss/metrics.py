@@ -183,6 +183,8 @@ class Metrics:
     # The last that succeeded, in the clock's seconds; 0 when none has.
     refreshed_at: float = 0.0
     refreshes_failed: int = 0
+    # Of those that succeeded, those that put other credentials in force.
+    refreshes_changed: int = 0
     entries_skipped: int = 0
     # Those of the last reading that succeeded.
     entries_unreadable: int = 0

@@ -134,6 +134,7 @@ class Refresher(Service):
         if good != self._good or not self._is_applied:
             self._apply({user: entry.held for user, entry in good.items()})
             self._is_applied = True
+            self._metrics.refreshes_changed += 1
         self._good = good
         self._failures = 0
         self._metrics.refreshes_succeeded += 1

@@ -169,6 +169,7 @@ class RefreshTests(RefresherTestCase):
             self.next()
             self.find(**entries)
             self.assertEqual(len(self.applied), count, entries)
+            self.assertEqual(self.metrics.refreshes_changed, count, entries)
         self.assertEqual(self.names, {"ada": "3", "bob": "1"})
 
     def test_many(self) -> None:
