@@ -124,13 +124,6 @@ FOUND: tuple[tuple[dict[str, Any], dict[str, Any], str, str, dict[str, str]], ..
     ({"inflight_limit_bytes": 0}, {}, BUDGET, WARNING, {INTAKE: YES_BUT}),
     ({}, {"posts_failed": 1, "posts_delivered": 19}, FAILING, CRITICAL, {LOSS: YES}),
     ({}, {"posts_failed": 1, "posts_delivered": 20}, FAILING, WARNING, {LOSS: YES}),
-    (
-        {"links": (link(**DOWN),)},
-        {"posts_failed": 1, "posts_delivered": 1000},
-        FAILING,
-        CRITICAL,
-        {LOSS: YES},
-    ),
     ({}, {"posts_refused": 1}, "LogissPostsRefused", WARNING, {LOSS: YES}),
     (
         {},
