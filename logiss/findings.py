@@ -465,8 +465,9 @@ def _clients_gone(case: Case) -> Iterator[Finding]:
             "LogissClientsGone",
             WARNING,
             {LOSS: MAYBE},
-            f"{many(gone, 'post')} could not be delivered in the last minute before"
-            " their senders hung up. What senders do not send again is lost.",
+            f"{many(gone, 'post')} had no answer yet in the last minute when"
+            f" {'its sender' if gone == 1 else 'their senders'} hung up. What had not"
+            " been delivered, and is not sent again, is lost.",
             "See whether the backend is slow. Senders give up after 5 s:"
             " DELIVERY_TIMEOUT is best a little less.",
         )
@@ -485,8 +486,8 @@ def _requests_refused(case: Case) -> Iterator[Finding]:
             "LogissRequestsRefused",
             WARNING,
             {LOSS: MAYBE},
-            f"{every} ended in the last minute before they were posts: {which}. If they"
-            " are yours, what they had is lost.",
+            f"{every} of the last minute became no post: {which}. What your senders"
+            " sent so is lost.",
             "See what connects to PORT besides your senders, and whether a proxy before"
             " logiss changes or delays what they send.",
         )
@@ -527,7 +528,7 @@ def _log_lines_dropped(case: Case) -> Iterator[Finding]:
             WARNING,
             {LOSS: "Only of our own log"},
             f"{many(count, 'line was', 'lines were')} dropped of logiss's own log in"
-            " the last minute, as nobody read them in time.",
+            " the last minute, as it was not read in time.",
             "See what reads the standard output; REQUEST_LOG=errors writes less.",
         )
 

@@ -163,6 +163,7 @@ class Plot:
             disable_xml_declaration=True,
             show_legend=False,
             show_dots=False,
+            no_data_text="",
             allow_interruptions=True,
             margin=4,
             truncate_label=-1,

@@ -441,7 +441,7 @@ class CausesTests(SynchronousTestCase):
         """Why each was no post."""
         counted = {"requests_refused": 2, "clients_cut": 1}
         said = self.said(Metrics(), **counted)
-        self.assertRegex(said, "^3 requests ended .*: 2 not HTTP .*, 1 cut off")
+        self.assertRegex(said, "^3 requests .* no post: 2 not HTTP .*, 1 cut off")
         self.assertNotIn("PROXY", said)
 
 

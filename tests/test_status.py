@@ -239,6 +239,10 @@ class PagesTests(StatusTestCase):
         names = [name for name, _ in page.events()]
         self.assertEqual(names, ["status", "plots"])
 
+    def test_back_soon(self) -> None:
+        """A browser whose stream breaks comes back a second later."""
+        self.assertIn(b"retry: 1000\n", self.page().value())
+
     def test_each_second(self) -> None:
         """Then each second, with one plot more, until all are there."""
         page = self.page()

@@ -435,8 +435,8 @@ function look() {
   }
   document.body.classList.toggle("old", isBroken);
   const worst = last === null ? "" : STATES[worstOf(last.answers)].word;
-  document.title =
-    `${isBroken ? "NO ANSWER" : worst} logiss ${last?.instance ?? ""}`.trim();
+  const title = `${isBroken ? "NO ANSWER" : worst} logiss ${last?.instance ?? ""}`.trim();
+  if (document.title !== title) document.title = title;
   const patience =
     stream.source.readyState === EventSource.CLOSED ? REOPEN_MS : HANGING_MS;
   if (isBroken && now - Math.max(stream.openedAt, stream.heardAt) > patience) open();

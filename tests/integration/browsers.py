@@ -9,7 +9,7 @@ import struct
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,8 @@ class Picture:
         return Counter(pixels[i : i + 3] for i in range(0, len(pixels), 4))
 
     def png(self) -> bytes:
-        """With the 256 colours that there are most of, which is a third of the size."""
-        palette = [colour for colour, _ in self.colours().most_common(256)]
+        """With 256 colours, which is a third of the size."""
+        palette = _palette(colour for colour, _ in self.colours().most_common())
         number = {colour: i for i, colour in enumerate(palette)}
         pixels, stride = self.pixels, 4 * self.width
         rows = bytearray()
@@ -168,10 +168,21 @@ class Picture:
         )
 
 
+def _palette(colours: Iterable[bytes]) -> list[bytes]:
+    """The first 256 that are not like one before."""
+    found: list[bytes] = []
+    for colour in colours:
+        if len(found) < 256 and all(_distance(colour, c) > 150 for c in found):
+            found.append(colour)
+    return found
+
+
+def _distance(one: bytes, other: bytes) -> int:
+    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
+
+
 def _nearest(palette: list[bytes], colour: bytes) -> bytes:
-    return min(
-        palette, key=lambda c: sum((a - b) ** 2 for a, b in zip(c, colour, strict=True))
-    )
+    return min(palette, key=lambda other: _distance(other, colour))
 
 
 def _chunk(kind: bytes, octets: bytes) -> bytes:

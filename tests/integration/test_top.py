@@ -170,6 +170,15 @@ def test_without_place() -> None:
     assert_one_line(once("http://name.invalid:9/"), "no answer from")
 
 
+def test_others_do_not_pay() -> None:
+    """What draws on terminals is not loaded by the commands that do not."""
+    code = "import sys, logiss.__main__; print([m for m in sys.modules if 'rich' in m])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environ(), capture_output=True, timeout=60
+    )
+    assert ended.stdout == b"[]\n", ended
+
+
 @contextmanager
 def answering(octets: bytes, ends: bool = True) -> Iterator[str]:
     """A server of something else."""
@@ -326,7 +335,9 @@ def test_live(tmp_path: Path) -> None:
     It fills the screen, follows what happens and what size the terminal has, tells of
     the backend's end and of logiss's own, and ends by q with the terminal as it was.
     """
-    with watched(tmp_path) as (daemon, receiver, url), terminal(url) as shown:
+    # What a shell once said of the size does not count.
+    size = {"COLUMNS": "50", "LINES": "7"}
+    with watched(tmp_path) as (daemon, receiver, url), terminal(url, **size) as shown:
         well = shown.shows("Is anything being lost? No.")
         assert len(well) == 24
         assert {len(line) for line in well} == {80}
