@@ -134,7 +134,8 @@ def _down_since(case: Case, links: list[LinkFacts]) -> str:
     errors = [(f.link.last_error_at or 0.0, f.link.last_error) for f in links]
     since = [f.link.since for f in links if f.link.since is not None]
     ago = f"for {duration(case.facts.at - max(since))}" if since else "since the start"
-    why = text(max(errors)[1], _CAUSE_MAX)
+    # Some of Twisted's end with a full stop, and so does the sentence.
+    why = text(max(errors)[1], _CAUSE_MAX).rstrip(".")
     return f"{ago}: {why}" if why else ago
 
 
@@ -440,9 +441,11 @@ def _posts_failing(case: Case) -> Iterator[Finding]:
     failed = case.more(lambda s: s.posts_failed)
     if failed:
         every = failed + case.more(lambda s: s.posts_delivered)
+        # Those that were well before an outage are none of its excuse.
+        is_outage = not any(f.link.is_usable for f in case.facts.links)
         yield Finding(
             "LogissPostsFailing",
-            CRITICAL if failed * 20 >= every else WARNING,
+            CRITICAL if is_outage or failed * 20 >= every else WARNING,
             {LOSS: YES},
             f"{failed:,} of {many(every, 'post')} in the last minute got 5xx. logplex"
             " tries again twice, log-shuttle does not: what it sent is lost."

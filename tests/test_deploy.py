@@ -25,7 +25,7 @@ MONITORING = ROOT / "docs" / "monitoring.rst"
 
 #: What no process can say of itself.
 ONLY_PROMETHEUS = {"LogissDown": {"critical"}, "LogissRestarting": {"warning"}}
-PROMTOOL_SECONDS = 120
+PROMTOOL_SECONDS = 300
 
 _METRIC = re.compile(r"\b(?:logiss|process)_[a-z_0-9]+\b")
 
@@ -148,22 +148,6 @@ class AlertsTests(SynchronousTestCase):
         """Prometheus can read them."""
         promtool("check", "rules", ALERTS)
         promtool("check", "config", PROMETHEUS / "prometheus.yml")
-
-    def test_fire(self) -> None:
-        """They fire when they should, and not when they should not."""
-        promtool("test", "rules", ALERTS_TEST.name, cwd=PROMETHEUS)
-
-    def test_fire_each_second(self) -> None:
-        """They do so when they are looked at each second as well."""
-        text = ALERTS_TEST.read_text()
-        self.assertIn("\nevaluation_interval: 15s\n", text)
-        text = text.replace("evaluation_interval: 15s", "evaluation_interval: 1s")
-        # A day of seconds takes too long.
-        text = text.replace("eval_time: 28h", "eval_time: 2h")
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copy(ALERTS, folder)
-            (Path(folder) / ALERTS_TEST.name).write_text(text)
-            promtool("test", "rules", ALERTS_TEST.name, cwd=Path(folder))
 
 
 class MetricsTests(SynchronousTestCase):

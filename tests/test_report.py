@@ -54,6 +54,14 @@ class AnswersTests(SynchronousTestCase):
             got = answers(facts(**case), lately(**counted))
             self.assertEqual(got, expected, alert)
 
+    def test_outage(self) -> None:
+        """While nothing can be delivered a loss is bad, however well it went before."""
+        got = answers(
+            facts(links=(link(is_usable=False),)),
+            lately(posts_failed=1, posts_delivered=1000),
+        )
+        self.assertEqual(got, [(BAD, "No"), (BAD, "No"), (BAD, "Yes")])
+
     def test_losses_are_told(self) -> None:
         """Where something was lost, or may have been, nobody is told otherwise."""
         for counted in (

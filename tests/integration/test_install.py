@@ -108,6 +108,14 @@ def test_page(installed: Installed) -> None:
     assert (done.stdout, done.stderr) == ("index.html status.js style.css\n", "")
 
 
+def test_lean(installed: Installed) -> None:
+    """Who has no ADMIN_PORT does not load what it takes."""
+    code = "import sys, logiss.daemon; "
+    code += "print([m for m in ('prometheus_client', 'pygal', 'rich') if m in"
+    done = installed.run("python", "-c", code + " sys.modules])")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 @pytest.mark.parametrize("command", ["python -m logiss --help", "logiss --help"])
 def test_subcommands(installed: Installed, command: str) -> None:
     """The ``logiss`` command lists what it can do."""

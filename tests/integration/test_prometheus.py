@@ -24,7 +24,7 @@ from tests.integration.daemons import (
     running,
     wait_for,
 )
-from tests.test_deploy import PROMETHEUS, promtool
+from tests.test_deploy import ALERTS, ALERTS_TEST, PROMETHEUS, promtool
 
 FRAME = b"64 <190>1 2013-06-07T13:17:49.468822+00:00 host app web.1 - - hello"
 LONG = b"<190>1 - %b app web.1 - - x" % (b"h" * 300)
@@ -152,6 +152,23 @@ def values(port: int, query: str) -> dict[str, float]:
         ",".join(v for k, v in sorted(row["metric"].items())): float(row["value"][1])
         for row in result
     }
+
+
+def test_alerts() -> None:
+    """Alerts fire when they should, and not when they should not."""
+    promtool("test", "rules", ALERTS_TEST.name, cwd=PROMETHEUS)
+
+
+def test_alerts_each_second(tmp_path: Path) -> None:
+    """They do so when rules are evaluated each second as well."""
+    text = ALERTS_TEST.read_text()
+    assert "\nevaluation_interval: 15s\n" in text
+    text = text.replace("evaluation_interval: 15s", "evaluation_interval: 1s")
+    # A day of seconds takes too long.
+    text = text.replace("eval_time: 28h", "eval_time: 2h")
+    shutil.copy(ALERTS, tmp_path)
+    (tmp_path / ALERTS_TEST.name).write_text(text)
+    promtool("test", "rules", ALERTS_TEST.name, cwd=tmp_path)
 
 
 def test_metrics_are_good(tmp_path: Path) -> None:
