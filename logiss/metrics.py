@@ -44,7 +44,9 @@ class Histogram:
     def observe(self, seconds: float, count: int = 1) -> None:
         """Add a duration, `count` times."""
         self.counts[bisect_left(SECONDS_BOUNDS, seconds)] += count
-        self.sum_seconds += seconds * count
+        # A clock that was set back does not make a sum smaller.
+        if seconds > 0.0:
+            self.sum_seconds += seconds * count
 
 
 class CountsByCode(list[int]):
@@ -198,6 +200,15 @@ class Metrics:
     def posts_failed(self) -> int:
         """All that were refused or have failed."""
         return sum(self.posts_failed_by_code)
+
+    def add_seconds(self, post: float, codec: float = 0.0, send: float = 0.0) -> None:
+        """What a post has taken; a clock that was set back makes no sum smaller."""
+        if post > 0.0:
+            self.post_seconds += post
+        if codec > 0.0:
+            self.codec_seconds += codec
+        if send > 0.0:
+            self.send_seconds += send
 
     def add_loss(self, at: float, user: bytes, dropped: int, lost: int) -> None:
         """A sender has reported so much more that never came."""

@@ -574,10 +574,8 @@ class LogsResource(Resource):
             if payload is not None:
                 send_seconds = now - (payload.begun_at or now)
                 metrics.delivery.observe(wait_seconds)
-                metrics.send_seconds += send_seconds
         metrics.posts_succeeded += 1
-        metrics.codec_seconds += post.fixer_seconds
-        metrics.post_seconds += now - post.started_at
+        metrics.add_seconds(now - post.started_at, post.fixer_seconds, send_seconds)
         if self._settings.log_successes:
             self._events.post_succeeded(
                 post,
@@ -631,7 +629,7 @@ class LogsResource(Resource):
         now, cause = self._seconds(), answer.error or answer.text
         metrics = self.metrics
         metrics.posts_failed_by_code[answer.code] += 1
-        metrics.post_seconds += now - post.started_at
+        metrics.add_seconds(now - post.started_at)
         metrics.failures.append(
             FailedPost(
                 now,

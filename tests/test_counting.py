@@ -67,6 +67,18 @@ class HistogramTests(SynchronousTestCase):
         self.assertEqual(histogram.counts, observed(*[0.25] * 4))
         self.assertEqual(histogram.sum_seconds, 1.0)
 
+    def test_set_back(self) -> None:
+        """A clock that was set back makes no sum smaller."""
+        histogram, metrics = Histogram(), Metrics()
+        histogram.observe(1.0)
+        metrics.add_seconds(1.0, 1.0, 1.0)
+        histogram.observe(-0.5)
+        metrics.add_seconds(-0.5, -0.5, -0.5)
+        self.assertEqual(histogram.sum_seconds, 1.0)
+        self.assertEqual(sum(histogram.counts), 2)
+        seconds = metrics.post_seconds, metrics.codec_seconds, metrics.send_seconds
+        self.assertEqual(seconds, (1.0, 1.0, 1.0))
+
     def test_codes(self) -> None:
         """A count for each status; those that there were are given."""
         counts = CountsByCode()
