@@ -49,13 +49,18 @@ def text(name: str | bytes) -> str:
 class Exposition:
     """
     @param facts: called for each exposition.
+    @param lately: likewise; what one of ten posts took each destination lately.
     """
 
-    def __init__(self, facts: Callable[[], Facts]) -> None:
+    def __init__(
+        self,
+        facts: Callable[[], Facts],
+        lately: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._registry.register(_FactsCollector(facts))
+        self._registry.register(_FactsCollector(facts, lately))
 
     def octets(self, accept: str) -> tuple[bytes, str]:
         """
@@ -83,8 +88,11 @@ def accepts_openmetrics(accept: str) -> bool:
 
 
 class _FactsCollector(Collector):
-    def __init__(self, facts: Callable[[], Facts]) -> None:
+    def __init__(
+        self, facts: Callable[[], Facts], lately: Callable[[], Mapping[str, float]]
+    ) -> None:
         self._facts = facts
+        self._lately = lately
 
     def collect(self) -> Iterator[Metric]:
         facts = self._facts()
@@ -101,6 +109,7 @@ class _FactsCollector(Collector):
         yield from _posts(facts)
         yield from _delivery(facts)
         yield from _backend(facts)
+        yield _slowness(facts, self._lately())
         yield from _credentials(facts)
         yield from _memory(facts)
 
@@ -413,6 +422,20 @@ def _backend(facts: Facts) -> Iterator[Metric]:
         seconds = sum(h.sum_seconds for h in histograms)
         confirmation.add_metric([destination], _buckets(counts), seconds)
     yield confirmation
+
+
+def _slowness(facts: Facts, lately: Mapping[str, float]) -> Metric:
+    """What a rate over two scrapes would tell too late of a backend with much to do."""
+    took: dict[tuple[str, ...], float] = {}
+    for f in facts.links:
+        name = (text(f.link.destination),)
+        took[name] = max(took.get(name, 0.0), lately.get(f.link.destination, 0.0))
+    return _gauges(
+        "logiss_backend_recent_p90_seconds",
+        "What one of ten posts of the last 10 seconds took at least; 0 without any.",
+        ("destination",),
+        took,
+    )
 
 
 def _credentials(facts: Facts) -> Iterator[Metric]:

@@ -25,7 +25,7 @@ YES, NO, YES_BUT, NOT_ALL, MAYBE = "Yes", "No", "Yes, but", "Not all", "Maybe"
 SLOW_SECONDS, SLOW_WRITE_SECONDS = 0.5, 1.0
 #: One that has become slow is given few posts: those of the rest of the minute, when it
 #: was not, would hide them. So these are looked at by themselves, too.
-LATELY_SECONDS = 15.0
+LATELY_SECONDS = 10.0
 #: A backend is down when it stays so for longer than a connection that was given up
 #: takes to be made anew.
 DOWN_SECONDS = 0.5
@@ -102,6 +102,16 @@ def p90(since: Sample, last: Sample, destination: str) -> float:
     before = since.confirmation.get(destination, ())
     after = last.confirmation.get(destination, ())
     return quantile(0.9, difference(before, after), SECONDS_BOUNDS) or 0.0
+
+
+def lately(history: History) -> dict[str, float]:
+    """The `p90` of each destination in the last `LATELY_SECONDS`."""
+    ends = history.since(LATELY_SECONDS)
+    if ends is None:
+        return {}
+    return {
+        destination: p90(*ends, destination) for destination in ends[1].confirmation
+    }
 
 
 # life
@@ -190,7 +200,7 @@ def _connections_missing(case: Case) -> Iterator[Finding]:
             yield Finding(
                 "LogissConnectionsMissing",
                 INFO,
-                {},
+                {} if len(lost) < len(links) else {BACKEND: YES_BUT},
                 f"{len(lost)} of {many(len(links), 'connection')} to {destination}"
                 f" {have} been down {_down_since(case, lost)}.",
                 "Nothing, unless it stays so: logiss connects again by itself, within"
@@ -310,18 +320,20 @@ def _user_refused(case: Case, refusals: RefusalFacts) -> Finding:
         WARNING,
         {LOSS: YES},
         f"Posts of user {shown(refusals.user)} are refused with 401: {cause}."
-        f" {count if refusals.refused else ''}{_last_accepted(case, refusals.user)}",
+        f" {count if refusals.refused else ''}{_last_accepted(case, refusals)}",
         "Give the senders of this user credentials that are in force, or put theirs in"
         " force again (logiss credentials, or TOKEN_MAP). What they post is lost until"
         " then.",
     )
 
 
-def _last_accepted(case: Case, user: bytes) -> str:
+def _last_accepted(case: Case, refusals: RefusalFacts) -> str:
+    if not refusals.is_held:
+        return "The last that it had were revoked while this process ran."
     used = [
         held.last_used_at
         for held in case.facts.credentials
-        if held.user == user and held.last_used_at is not None
+        if held.user == refusals.user and held.last_used_at is not None
     ]
     if not used:
         return "None was accepted with the credentials that are in force now."

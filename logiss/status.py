@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from logiss.exposition import Exposition
 from logiss.facts import Watch
+from logiss.findings import lately
 from logiss.history import SAMPLE_SECONDS, History
 from logiss.plots import Gallery
 from logiss.report import report
@@ -222,7 +223,7 @@ class Status(Service):
         self._watch = watch
         self._history = History()
         self._gallery = Gallery(self._history)
-        exposition = Exposition(watch.facts)
+        exposition = Exposition(watch.facts, lambda: lately(self._history))
         self.pages = Pages(clock, self._first)
         self._sampling = LoopingCall(self._tick)
         self._sampling.clock = clock

@@ -323,7 +323,7 @@ class BackendTests(SynchronousTestCase):
             history.add(Sample(NOW - ago, confirmation={DESTINATION: counts}))
         (finding,) = findings(facts(), history)
         self.assertEqual(finding.alert, SLOW)
-        self.assertIn("one of ten posts of the last 15 seconds took it", finding.what)
+        self.assertIn("one of ten posts of the last 10 seconds took it", finding.what)
 
     def test_given_up(self) -> None:
         """
@@ -379,7 +379,7 @@ class UsersTests(SynchronousTestCase):
         """Of a user who has none: that there are none any more."""
         [said] = self.refused(refusal(b"old", is_held=False))
         self.assertIn('"old" are refused with 401: the user has no credentials', said)
-        self.assertIn("None was accepted", said)
+        self.assertIn("were revoked while this process ran", said)
 
     def test_uncounted(self) -> None:
         """One too many to be counted is not said to have been refused never."""
