@@ -6,11 +6,12 @@ What other Twisted applications need is here; see the docs on embedding.
 """
 
 from logiss._version import __version__
+from logiss.admission import Admission
 from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
-from logiss.service import Admission, Forwarder, LogissService, logs_resource
+from logiss.service import Forwarder, LogissService, logs_resource
 from logiss.settings import Settings, SettingsError, read
 from logiss.site import LogsSite
 from logiss.variables import Destination

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import NotConnectingError
 from twisted.internet.interfaces import (
     IAddress,
@@ -16,12 +17,39 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
+    IReactorPluggableNameResolver,
+    IReactorTCP,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from logiss.variables import Destination
+
+#: How long an address may take for TCP's handshake. The kernel's pauses between two
+#: attempts grow, so that a long wait would find a healed path late.
+HANDSHAKE_SECONDS = 3.0
+
+
+class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver):
+    """What the house asks of a reactor."""
+
+
+def endpoint_to(
+    reactor: IReactor, destination: Destination, timeout_seconds: float
+) -> IStreamClientEndpoint:
+    """What connects to `destination`, its name looked up anew each time."""
+    # HostnameEndpoint refuses a name with an underscore, which no host has but
+    # many a container.
+    endpoint = TCP4ClientEndpoint if "_" in destination.host else HostnameEndpoint
+    return endpoint(
+        reactor,
+        destination.host,
+        destination.port,
+        timeout=min(timeout_seconds, HANDSHAKE_SECONDS),
+    )
 
 
 @implementer(IConnector)

@@ -312,15 +312,19 @@ def _user_refused(case: Case, refusals: RefusalFacts) -> Finding:
     cause = (
         "their credentials are wrong, or have expired"
         if refusals.is_held
-        else "the user has no credentials any more"
+        else "the user has no credentials in force"
     )
-    count = many(refusals.refused, "post") + " since the start. "
+    count = many(refusals.refused, "post") + " since the start."
+    said = (
+        f"Posts of user {shown(refusals.user)} are refused with 401: {cause}.",
+        count if refusals.refused else "",
+        _last_accepted(case, refusals),
+    )
     return Finding(
         "LogissCredentialsRefused",
         WARNING,
         {LOSS: YES},
-        f"Posts of user {shown(refusals.user)} are refused with 401: {cause}."
-        f" {count if refusals.refused else ''}{_last_accepted(case, refusals)}",
+        " ".join(filter(None, said)),
         "Give the senders of this user credentials that are in force, or put theirs in"
         " force again (logiss credentials, or TOKEN_MAP). What they post is lost until"
         " then.",
@@ -329,7 +333,7 @@ def _user_refused(case: Case, refusals: RefusalFacts) -> Finding:
 
 def _last_accepted(case: Case, refusals: RefusalFacts) -> str:
     if not refusals.is_held:
-        return "The last that it had were revoked while this process ran."
+        return ""
     used = [
         held.last_used_at
         for held in case.facts.credentials

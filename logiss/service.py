@@ -6,35 +6,26 @@ The one room that knows all others; only the doors are above it. `LogissService`
 """
 
 import errno
-import os
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    wrapClientTLS,
-)
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
     IProtocolFactory,
-    IReactorPluggableNameResolver,
-    IReactorTCP,
     IReactorTime,
-    IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall, deferLater
 
 from logiss import codec, descriptors
-from logiss.connector import EndpointConnector
-from logiss.credentials import Credentials, Table
+from logiss.admission import Admission, settings_credentials
+from logiss.connector import EndpointConnector, IReactor, endpoint_to
+from logiss.credentials import Credentials
 from logiss.descriptors import ADMIN_MAX
 from logiss.drain import Drain
 from logiss.facts import Clients as ConnectedClients
@@ -47,17 +38,13 @@ from logiss.listening import BoundedPort
 from logiss.metrics import Link, Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
-from logiss.redis import REDIS_SECONDS, RedisHash
-from logiss.refresh import Refresher
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Settings, SettingsError
 from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
-from logiss.uses import SUM_SECONDS as USES_SECONDS
-from logiss.uses import UseSums
-from logiss.variables import Destination, RedisURL
+from logiss.variables import Destination
 from logiss.web import LogsResource
 from logiss.wire import why_no_acknowledgements
 
@@ -71,13 +58,6 @@ GOODBYE_SECONDS = 1.0
 ADMIN_GOODBYE_SECONDS = 0.2
 #: Nobody has to send a body there.
 ADMIN_BODY_BYTES = 1024
-#: How long an address may take for TCP's handshake. The kernel's pauses between two
-#: attempts grow, so that a long wait would find a healed path late.
-HANDSHAKE_SECONDS = 3.0
-
-
-class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver):
-    """What the house asks of a reactor."""
 
 
 class Forwarder(Service):
@@ -148,7 +128,7 @@ class Forwarder(Service):
         for factory, destination in self._links:
             EndpointConnector(
                 self._reactor,
-                _endpoint(self._reactor, destination, timeout_seconds),
+                endpoint_to(self._reactor, destination, timeout_seconds),
                 factory,
                 wraps[destination],
                 timeout_seconds,
@@ -215,100 +195,8 @@ def clients_max(settings: Settings) -> int:
     )
 
 
-def _endpoint(
-    reactor: IReactor, destination: Destination, timeout_seconds: float
-) -> IStreamClientEndpoint:
-    # HostnameEndpoint refuses a name with an underscore, which no host has but
-    # many a container.
-    endpoint = TCP4ClientEndpoint if "_" in destination.host else HostnameEndpoint
-    return endpoint(
-        reactor,
-        destination.host,
-        destination.port,
-        timeout=min(timeout_seconds, HANDSHAKE_SECONDS),
-    )
-
-
 def _plain(factory: ClientFactory[Any]) -> IProtocolFactory:
     return factory
-
-
-class Admission(Service):
-    """
-    Knows who may post: the credentials of the settings, kept fresh from Redis where
-    they say so, and the sums of their use.
-
-    @ivar credentials: usable before this is started; those in Redis come after.
-    """
-
-    name = "admission"
-
-    def __init__(
-        self,
-        reactor: IReactor,
-        settings: Settings,
-        events: EventLog,
-        metrics: Metrics | None = None,
-    ) -> None:
-        metrics = metrics or Metrics()
-        self.credentials = _credentials(settings)
-        self._uses = UseSums(self.credentials, events, metrics)
-        self._summing = LoopingCall(self._uses.write)
-        self._summing.clock = reactor
-        self._refresher: Refresher | None = None
-        if settings.redis_url is not None:
-            self._refresher = Refresher(
-                reactor,
-                redis_hash(reactor, settings.redis_url, settings.redis_key),
-                self._replace,
-                events,
-                metrics,
-                settings.credential_refresh_interval_seconds,
-                settings.allow_empty_credentials,
-            )
-
-    def collect_uses(self) -> None:
-        """Bring the counts of the credentials to the metrics."""
-        self._uses.collect()
-
-    def _replace(self, table: Table) -> None:
-        self._uses.collect()
-        self.credentials.replace(table)
-
-    def startService(self) -> None:
-        super().startService()
-        self._summing.start(USES_SECONDS, now=False)
-        if self._refresher is not None:
-            self._refresher.startService()
-
-    def stopService(self) -> None:
-        """Stop at once, with a last sum."""
-        if not self.running:
-            return
-        super().stopService()
-        if self._refresher is not None:
-            self._refresher.stopService()
-        self._summing.stop()
-        self._uses.write()
-
-
-def redis_hash(reactor: IReactor, url: RedisURL, key: str) -> RedisHash:
-    """The hash `key` of the Redis at `url`, over TLS with its certificate checked."""
-    destination = Destination(url.host, url.port)
-    endpoint = _endpoint(reactor, destination, REDIS_SECONDS)
-    if url.tls:
-        # Against the authorities of the system, or of SSL_CERT_FILE.
-        host = url.host.rstrip(".")
-        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
-    return RedisHash(reactor, endpoint, url, key)
-
-
-def _credentials(settings: Settings) -> Credentials:
-    return Credentials.from_tokens(
-        settings.hmac_key or os.urandom(64),
-        settings.tokens,
-        awaits_more=settings.redis_url is not None,
-    )
 
 
 def watch(
@@ -612,7 +500,7 @@ def logs_resource(
     if credentials is None:
         if settings.redis_url is not None:
             raise ValueError("settings.redis_url needs the credentials of an Admission")
-        credentials = _credentials(settings)
+        credentials = settings_credentials(settings)
     return LogsResource(
         settings,
         deliverer,

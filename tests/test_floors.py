@@ -25,7 +25,8 @@ FLOORS = (
     # 2 connections
     "senders requests refresh exposition findings",
     # 3 queue and gate
-    "syslog_sender relp_sender pool guards counts retries intake channel report",
+    "syslog_sender relp_sender pool guards counts retries admission intake channel"
+    " report",
     # 4 faces
     "web site health status",
     # 5 builder

@@ -11,9 +11,9 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import descriptors, service, wire
+from logiss.admission import Admission
 from logiss.proxied import ProxiedFactory
 from logiss.service import (
-    Admission,
     Forwarder,
     LogissService,
     platform_problems,

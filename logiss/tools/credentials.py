@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from logiss.admission import redis_hash
 from logiss.credentials import (
     BrokenEntry,
     Credential,
@@ -21,7 +22,6 @@ from logiss.credentials import (
 from logiss.l2met import bare_or_quoted
 from logiss.passwords import Unusable, make_password, read_password
 from logiss.redis import RedisFailed, RedisHash
-from logiss.service import redis_hash
 from logiss.settings import SettingsError, read_hmac_key, read_redis
 
 # Each of them is a sentence for whoever has typed the command.
