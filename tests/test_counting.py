@@ -6,8 +6,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
 
 from logiss.budget import Budget
 from logiss.credentials import Credential, Credentials, password_digest
@@ -21,11 +23,23 @@ from logiss.metrics import (
     Metrics,
 )
 from logiss.pool import NotDelivered, Payload
+from logiss.service import LogissService, channel_limits
+from logiss.settings import Settings
+from logiss.site import ChannelSite
+from logiss.variables import Destination
 from tests.front import Connection, Front, basic, framed, message, request
 from tests.sender_case import SenderTestCase
 from tests.test_pool import TIMEOUT_SECONDS, PoolTestCase
 from tests.test_web import PostTestCase
 
+HOUSE = Settings(
+    deploy="test",
+    port=5000,
+    forward_dest=Destination("192.0.2.1", 601),
+    tokens=(("user", "a:token"),),
+    delivery="sent",
+    max_body_bytes=100,
+)
 BODY = framed(message(b"one"), message(b"two"))
 
 
@@ -243,6 +257,25 @@ class RequestsTests(SynchronousTestCase):
             {400: 2, 414: 1, 431: 1, 501: 1},
         )
 
+    def test_house(self) -> None:
+        """A whole logiss counts them too."""
+        reactor: Any = MemoryReactorClock()
+        house = LogissService(reactor, HOUSE, lambda line: None)
+        house.startService()
+        [server] = reactor.tcpServers
+        Connection(server[1]).send(b"POST /logs RTSP/1.0\r\n\r\n")
+        self.assertEqual(house.metrics.requests_refused_by_code.given(), {400: 1})
+
+    def test_too_large(self) -> None:
+        """So is a body that is too large for a Resource that reads none early."""
+        counted = CountsByCode()
+        limits = channel_limits(HOUSE)
+        site = ChannelSite(
+            Resource(), Clock(), limits, fixed={}, refused_by_code=counted
+        )
+        Connection(site).send(request(chunks=[b"x" * 200]))
+        self.assertEqual(counted.given(), {413: 1})
+
     def test_served(self) -> None:
         """What was served is not among them."""
         self.assertEqual(self.codes(request(BODY), request(path="/nothing")), {})
@@ -268,6 +301,7 @@ class LinksTests(PoolTestCase):
     def test_sent_again(self) -> None:
         """The time on a connection that was lost is not that of the next."""
         (first,) = self.connect()
+        self.clock.advance(1)
         self.deliver(b"a")
         self.clock.advance(3)
         first.break_off()

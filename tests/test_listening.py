@@ -94,6 +94,7 @@ class AcceptingTests(SynchronousTestCase):
         self.fill()
         self.assertFalse(self.port.reading)
         (line,) = self.lines.having(PAUSED, "1")
+        self.assertEqual(self.accepting.pauses, 1)
         self.assertEqual(line["connections"], "3")
         self.assertEqual(line["message"], "3 clients, as many as there may be")
         self.clock.pump([1.0] * 5)

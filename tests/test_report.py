@@ -62,6 +62,13 @@ class AnswersTests(SynchronousTestCase):
         )
         self.assertEqual(got, [(BAD, "No"), (BAD, "No"), (BAD, "Yes")])
 
+    def test_all_lost(self) -> None:
+        """In the moment in which all connections have ended the backend is no Yes."""
+        lost = link(is_usable=False, since=NOW - 0.1, last_error="Closed.")
+        [document] = [report(facts(links=(lost,)), lately())]
+        self.assertEqual(document["answers"][1]["answer"], "Yes, but")
+        self.assertNotIn("..", document["answers"][1]["detail"])
+
     def test_losses_are_told(self) -> None:
         """Where something was lost, or may have been, nobody is told otherwise."""
         for counted in (

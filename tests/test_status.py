@@ -209,6 +209,17 @@ class AdminTests(StatusTestCase):
         )
         self.assertIn("LogissCredentialsRefused", str(status["findings"]))
 
+    def test_slow_lately(self) -> None:
+        """What one of ten posts of the last seconds took is a metric."""
+        self.reactor.advance(1)
+        self.house.metrics.links[0].confirmation.observe(3.0)
+        self.reactor.advance(1)
+        name = b'logiss_backend_recent_p90_seconds{destination="192.0.2.1:601"} 4.75'
+        self.assertIn(name, self.browser().get("/metrics").body)
+        self.reactor.pump([1.0] * 11)
+        name = b'logiss_backend_recent_p90_seconds{destination="192.0.2.1:601"} 0.0'
+        self.assertIn(name, self.browser().get("/metrics").body)
+
     def test_draining(self) -> None:
         """It tells of the drain until its end, then it is closed."""
         stopped = self.house.stopService()
