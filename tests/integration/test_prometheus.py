@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from logiss.descriptors import ADMIN_MAX
 from tests.integration.daemons import (
     BlockingClient,
     Daemon,
@@ -234,3 +235,21 @@ def test_prometheus(tmp_path: Path) -> None:
         wrong = [r["name"] for r in rules if r["health"] != "ok" or r.get("lastError")]
         assert wrong == []
         assert "LogissBackendDown" not in str(values(port, firing))
+
+
+def test_connections_bounded(tmp_path: Path) -> None:
+    """The admin port has so many connections, however many there are; others wait."""
+    with receiving() as receiver, watched(tmp_path, receiver) as (daemon, port):
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(ADMIN_MAX)]
+        with socket.create_connection(("127.0.0.1", port)) as late:
+            late.sendall(b"GET /status.json HTTP/1.1\r\nHost: a\r\n\r\n")
+            late.settimeout(1)
+            with pytest.raises(TimeoutError):
+                late.recv(1)
+            # Posts do not notice.
+            assert post(daemon.port, FRAME) == 200
+            idle.pop().close()
+            late.settimeout(30)
+            assert late.recv(12) == b"HTTP/1.1 200"
+        for connection in idle:
+            connection.close()
