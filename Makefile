@@ -79,7 +79,7 @@ $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	rm -f logiss/_frames.c logiss/_frames.*.so
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint,docs]'
 	touch $@
 
 clean:

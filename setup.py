@@ -41,6 +41,8 @@ setup(
         "pyOpenSSL>=24.2",
         "rich>=13.7",
         "service-identity>=24.1",
+        "shtab>=1.7",
+        "treq>=24.9",
         "Twisted>=26.4",
         "txredisapi>=1.6.0",
         "zope.interface>=6.1",
@@ -53,8 +55,13 @@ setup(
             "pytest>=8.2",
             "pytest-twisted>=1.14",
             "selenium>=4.20",
-            "treq>=24.9",
             "trustme>=1.1",
+        ],
+        "docs": [
+            "argparse-manpage>=4.6",
+            "furo>=2024.8",
+            "sphinx>=8.0",
+            "sphinx-argparse>=0.5",
         ],
         "lint": [
             "mypy>=1.10",
