@@ -28,7 +28,7 @@ FLOORS = (
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
     " report",
     # 4 faces
-    "web site health status",
+    "web site health status preflight",
     # 5 builder
     "service",
     # 6 doors
