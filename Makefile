@@ -2,6 +2,7 @@
 # make test  sets everything up and passes the tests
 # make docs  makes pages of docs/: build/docs/index.html
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
+# make reference  writes docs/configuration.rst anew
 # make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
 # make audit  looks for known vulnerabilities of what is installed
@@ -17,7 +18,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels bench-pages docs faults fuzz run test lint sanitize clean
+.PHONY: audit bench bench-hostile bench-levels bench-pages docs faults fuzz reference run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -36,6 +37,10 @@ lint: $(STAMP)
 # changed would not warn again of what they link to.
 docs: $(STAMP)
 	$(BIN)/sphinx-build -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+
+# From the settings and what logiss/reference.py says of them; a test compares.
+reference: $(STAMP)
+	$(BIN)/python docs/make_configuration.py
 
 # As root and with iproute2, rsyslog and rsyslog-relp it plays all of them; what
 # cannot be played is a row that says why. FAULTS='--only kill --level acked' chooses.
