@@ -74,8 +74,6 @@ def _of_what_is_there(text: str) -> str:
     sections = re.split(r"(?m)^(?=[1-9]\. )", text)
     if "send" not in tools:
         sections = [s for s in sections if "logiss send" not in s]
-    if "check" not in tools:
-        sections = [s.replace("   logiss check\n", "   true\n") for s in sections]
     return "".join(sections)
 
 
