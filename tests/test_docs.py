@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docs import make_configuration
 from docs.make_configuration import RIGHT
-from logiss import answers, frames, settings, stamp
+from logiss import answers, counts, frames, settings, stamp
+from logiss.__main__ import TOOLS
 from logiss.daemon import TRY_CREDENTIALS
 from logiss.l2met import EventLog
 from logiss.settings import VARIABLES
@@ -148,8 +149,20 @@ class VariablesTests(SynchronousTestCase):
         self.assertEqual(texts - shown, set())
 
 
+def _section(page: str, title: str) -> str:
+    """What stands under `title`, up to the next one."""
+    return page.partition(f"\n{title}\n===")[2].partition("\n\n\n")[0]
+
+
 class ReadmeTests(SynchronousTestCase):
     """What the README tells a newcomer to do works."""
+
+    def test_one_screen(self) -> None:
+        """It is read at a glance: the rest is in docs, the tutorial first."""
+        text = README.read_text()
+        self.assertLessEqual(len(text.splitlines()), 50)
+        links = re.findall(r"<(docs/[\w-]+\.rst)>`_", text)
+        self.assertEqual(links[:2], ["docs/index.rst", "docs/tutorial.rst"])
 
     def test_commands_first(self) -> None:
         """The two commands stand near the top."""
@@ -179,8 +192,17 @@ class ReadmeTests(SynchronousTestCase):
         self.assertIn('"PORT": "5000"', source)
 
 
+class CommandsTests(SynchronousTestCase):
+    """docs/commands.rst has every command."""
+
+    def test_all(self) -> None:
+        """Its table has each, in the order of the help."""
+        rows = re.findall(r"^``([a-z]+)``  ", docs("commands.rst"), re.M)
+        self.assertEqual(rows, [tool.__name__.rpartition(".")[2] for tool in TOOLS])
+
+
 class AnswersTests(SynchronousTestCase):
-    """docs/http.rst and the README know every answer."""
+    """docs/http.rst knows every answer."""
 
     def test_constants(self) -> None:
         """Each constant answer stands in docs/http.rst with code and text."""
@@ -193,7 +215,7 @@ class AnswersTests(SynchronousTestCase):
                     self.assertIn(words, page)
 
     def test_codes(self) -> None:
-        """Each status that the code can answer stands in both."""
+        """Each status that the code can answer stands in both of its tables."""
         source = "".join(
             (ROOT / "logiss" / name).read_text() for name in ("answers.py", "web.py")
         )
@@ -203,10 +225,40 @@ class AnswersTests(SynchronousTestCase):
             for name in re.findall(r"http\.(?!RESPONSES)([A-Z_]{2,})", source)
         }
         self.assertTrue(codes >= {200, 400, 401, 413, 504})
-        readme = README.read_text().partition("\nStatuses\n===")[2]
+        requests, _, statuses = docs("http.rst").partition("\nStatuses\n===")
         for code in codes:
-            self.assertRegex(readme, rf"(?m)^{code} ")
-            self.assertRegex(docs("http.rst"), rf"\b{code}\b")
+            self.assertRegex(requests, rf"\b{code}\b")
+            self.assertRegex(statuses, rf"(?m)^{code} ")
+
+    def test_headers_read(self) -> None:
+        """It has the headers that are asked for, and else only those of HTTP itself."""
+        source = "".join(
+            (ROOT / "logiss" / f"{name}.py").read_text()
+            for name in ("counts", "guards", "retries", "web")
+        )
+        asked = re.findall(r'(?:values\(|^\w+ = )b"([a-z-]+)"', source, re.M)
+        said = _section(docs("http.rst"), "Headers of requests")
+        rows = re.findall(r"^``([\w-]+)``  ", said, re.M)
+        self.assertEqual(
+            {name.lower() for name in rows},
+            {
+                *asked,
+                *("logplex-drop-count", "logplex-lost-count"),
+                *("authorization", "connection", "expect", "host", "transfer-encoding"),
+            },
+        )
+        for name in counts.LOSS_HEADERS:
+            self.assertIn(f"``{name.decode()}``", said.lower())
+
+    def test_headers_written(self) -> None:
+        """It has the headers of each answer, and no others."""
+        written = {b"date", b"connection", answers.DELIVERY.lower()}
+        for answer in vars(answers).values():
+            if isinstance(answer, answers.Answer):
+                written |= {name.lower() for name, _ in answer.fields()}
+        said = _section(docs("http.rst"), "Headers of answers")
+        rows = re.findall(r"^``([\w-]+)``  ", said, re.M)
+        self.assertEqual({name.lower().encode() for name in rows}, written)
 
 
 class LogLinesTests(SynchronousTestCase):
