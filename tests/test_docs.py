@@ -17,6 +17,7 @@ from logiss.__main__ import TOOLS
 from logiss.daemon import TRY_CREDENTIALS
 from logiss.l2met import EventLog
 from logiss.settings import VARIABLES
+from logiss.tools import check
 from tests.fakes import Facts
 from tests.test_floors import FLOOR_OF
 
@@ -199,6 +200,25 @@ class CommandsTests(SynchronousTestCase):
         """Its table has each, in the order of the help."""
         rows = re.findall(r"^``([a-z]+)``  ", docs("commands.rst"), re.M)
         self.assertEqual(rows, [tool.__name__.rpartition(".")[2] for tool in TOOLS])
+
+
+class MigrationTests(SynchronousTestCase):
+    """docs/migration.rst leaves nobody from log-iss in doubt."""
+
+    def test_variables(self) -> None:
+        """Each variable that is read stands there, and each that is no longer read."""
+        variables = _section(docs("migration.rst"), "Variables")
+        read = [variable.name for variable in VARIABLES.values()]
+        for name in (*read, *check.NOT_READ):
+            self.assertIn(f"``{name}``", variables)
+
+    def test_answers(self) -> None:
+        """What it says that logiss answers is what logiss answers."""
+        told = one_line(_section(docs("migration.rst"), "Answers"))
+        for answer in (answers.ONLY_POST, answers.WRONG_TYPE, answers.ONLY_SSL):
+            self.assertIn(str(answer.code), told)
+            for words in answer.text.split():
+                self.assertIn(words, told)
 
 
 class AnswersTests(SynchronousTestCase):
