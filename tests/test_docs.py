@@ -150,6 +150,11 @@ class VariablesTests(SynchronousTestCase):
         self.assertEqual(texts - shown, set())
 
 
+_POSTED = r"--data-binary '([^']*)'"
+_PATH = r"``((?:benchmarks|deploy|docs|logiss|tests|twisted)/[a-z0-9_./-]+[a-z0-9_])"
+_MADE = r"(?:``make ([a-z-]+)|^ +make ([a-z-]+)(?=$|  | [A-Z_]+=))"
+
+
 def _section(page: str, title: str) -> str:
     """What stands under `title`, up to the next one."""
     return page.partition(f"\n{title}\n===")[2].partition("\n\n\n")[0]
@@ -174,16 +179,23 @@ class ReadmeTests(SynchronousTestCase):
     def test_frame(self) -> None:
         """curl sends one whole frame, and what is printed for it is what is shown."""
         text = README.read_text()
-        frame = re.search(r"--data-binary '([^']*)'", text)
+        frame = re.search(_POSTED, text)
         assert frame is not None
-        body = frame[1].encode()
-        count, _, msg = body.partition(b" ")
-        self.assertEqual(int(count), len(msg))
-        batch = frames.rewrite(body, stamp.origin(b"127.0.0.1"))
+        batch = frames.rewrite(frame[1].encode(), stamp.origin(b"127.0.0.1"))
         self.assertEqual(batch.frames, 1)
         shown = re.search(r"^ +(<190>.*)$", text, re.MULTILINE)
         assert shown is not None
         self.assertEqual(batch.octets.partition(b" ")[2].decode(), shown[1])
+
+    def test_frames(self) -> None:
+        """Whatever else is posted by curl anywhere is one whole frame, too."""
+        found = 0
+        for document in DOCUMENTS:
+            for body in re.findall(_POSTED, document.read_text()):
+                found += 1
+                batch = frames.rewrite(body.encode(), stamp.origin(b"127.0.0.1"))
+                self.assertEqual(batch.frames, 1, document.name)
+        self.assertGreater(found, 4)
 
     def test_credentials(self) -> None:
         """curl's user and the port are those of ``--with-receiver``."""
@@ -412,6 +424,26 @@ class LinksTests(SynchronousTestCase):
                     )
         self.assertGreater(found, 10)
 
+    def test_paths(self) -> None:
+        """Each path of the tree that is named is there."""
+        found = 0
+        for document in DOCUMENTS:
+            for path in re.findall(_PATH, document.read_text()):
+                found += 1
+                self.assertTrue((ROOT / path).exists(), (document.name, path))
+        self.assertGreater(found, 20)
+
+    def test_make(self) -> None:
+        """Each target of make that is named is there."""
+        targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+        found = 0
+        for document in DOCUMENTS:
+            named = re.findall(_MADE, document.read_text(), re.M)
+            found += len(named)
+            for one, other in named:
+                self.assertIn(one or other, targets, document.name)
+        self.assertGreater(found, 10)
+
     def test_index(self) -> None:
         """
         Every page is in the table of contents, or part of one that is; the list, for
@@ -438,6 +470,17 @@ class LinksTests(SynchronousTestCase):
         self.assertEqual(listed, own)
         included = {name.removesuffix(".rst") for name in parts}
         self.assertEqual(sorted(own), sorted(pages - included))
+
+    def test_examples_run(self) -> None:
+        """Each example of docs/embedding.rst is one that the tests run."""
+        tests = "".join(
+            (ROOT / "tests" / f"test_{name}.py").read_text()
+            for name in ("embedding", "status")
+        )
+        shown = re.findall(r"^   :pyobject: (\w+)", docs("embedding.rst"), re.M)
+        self.assertGreater(len(shown), 4)
+        for name in shown:
+            self.assertRegex(tests, rf"\b{name}\(")
 
     def test_included_objects(self) -> None:
         """Each object that is included is in the included file."""
