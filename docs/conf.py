@@ -16,6 +16,8 @@ html_title = f"logiss {__version__}"
 
 extensions = ["sphinxarg.ext", "linked_files"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["printed.css"]
 html_copy_source = False
 html_show_sourcelink = False
 # A block without a language is a log line, a frame or a table of figures.

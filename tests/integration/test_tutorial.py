@@ -31,7 +31,7 @@ _NOT_SOURCE = shutil.ignore_patterns(
 )
 #: A bound for what hangs, no measure: most of it is for pip.
 _STEP_SECONDS = 300.0
-_LOOKS = ("cat ", "grep ", "logiss top ")
+_LOOKS = ("cat ", "grep ", "logiss check", "logiss top ")
 _LOOK_SECONDS = 30.0
 
 
