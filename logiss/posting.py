@@ -143,22 +143,25 @@ class Poster:
     async def _post(self, post: Post) -> Answer:
         body = _Body(post.body)
         late = _Late()
+        timer = self._reactor.callLater(self._timeout_seconds, late.come)
+        try:
+            late.asked = self._ask(post, body)
+            return await self._answer(await late.asked, timer)
+        except Exception as e:
+            raise self._no_answer(e, body.is_begun, late.has_come) from e
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _ask(self, post: Post, body: _Body) -> Deferred[Any]:
         url = self._url if post.query is None else self._url.with_query(post.query)
-        asked = self._client.post(
+        return self._client.post(
             url.origin + url.target,
             data=body,
             headers=self._headers(url, post),
             allow_redirects=False,
             unbuffered=True,
         )
-        timer = self._reactor.callLater(self._timeout_seconds, late.cancel, asked)
-        try:
-            return await self._answer(await asked, timer)
-        except Exception as e:
-            raise self._no_answer(e, body.is_begun, late.has_come) from e
-        finally:
-            if timer.active():
-                timer.cancel()
 
     def _headers(self, url: LogsURL, post: Post) -> Headers:
         headers = Headers({b"User-Agent": [_USER_AGENT]})
@@ -204,10 +207,11 @@ class _Late:
     """Ends what takes too long, and knows that it did."""
 
     has_come = False
+    asked: Deferred[Any]
 
-    def cancel(self, asked: Deferred[Any]) -> None:
+    def come(self) -> None:
         self.has_come = True
-        asked.cancel()
+        self.asked.cancel()
 
 
 def _seconds(headers: Headers) -> float | None:

@@ -23,7 +23,7 @@ FLOORS = (
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
     " passwords listening descriptors settings facts plots screen foreground"
-    " sources submitter",
+    " sources submitter fault",
     # 2 connections
     "senders requests refresh exposition findings feeding posting progress",
     # 3 queue and gate
