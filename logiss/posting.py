@@ -6,7 +6,7 @@ was no answer.
 from collections.abc import Iterable
 from typing import Any
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet import ssl
@@ -53,7 +53,7 @@ def policy(authorities: bytes | None) -> IPolicyForHTTPS:
         return BrowserLikePolicyForHTTPS()
     try:
         found = [ssl.Certificate.loadPEM(block) for block in _blocks(authorities)]
-    except (SSL.Error, ValueError):
+    except (crypto.Error, ValueError):
         raise BadAuthorities("has a certificate that cannot be read") from None
     if not found:
         raise BadAuthorities("has no certificate in PEM ('BEGIN CERTIFICATE')")

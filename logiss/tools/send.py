@@ -489,12 +489,12 @@ class Sending:
         if len(self._signals) > 1:
             self._submitter.abort(why)
             return
-        self._feeder.stop()
         seconds = self._target.timeout_seconds
-        self._reactor.callLater(seconds, self._submitter.abort, why)
         self._tell(
             f"{why}: what is under way has {seconds:g} s; Ctrl-C again ends it at once"
         )
+        self._reactor.callLater(seconds, self._submitter.abort, why)
+        self._feeder.stop()
 
 
 def _is_terminal(stream: Any) -> bool:
