@@ -1,13 +1,16 @@
 """``logiss check`` without a network: what it shows and what it finds."""
 
 import os
+import resource
 import sys
 from io import StringIO
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.__main__ import main
+from logiss.preflight import Result
 from logiss.reference import ENTRIES
+from logiss.tools import check
 
 ENVIRON = {
     "DEPLOY": "eu-1",
@@ -91,11 +94,15 @@ class CheckTests(SynchronousTestCase):
                 [
                     "warning: DELIVERY_TIME_OUT: is not read; if DELIVERY_TIMEOUT is"
                     " meant, call it that",
-                    "note: DELIVERY_TIMEOUT: is 5 s, but log-shuttle and logplex give up"
-                    " after 5 s and never read a 504; set 4.5",
+                    "note: DELIVERY_TIMEOUT: is 5 s, but log-shuttle and logplex give"
+                    " up after 5 s and never read a 504; set 4.5",
                 ],
             ),
         )
+
+    def test_not_misspelt(self) -> None:
+        """Nobody is told so whose variable is set."""
+        self.assertEqual(self.findings(DELIVERY_TIMEOUTS="3"), (0, []))
 
     def test_log_iss(self) -> None:
         """What only log-iss read is said to be of no use."""
@@ -114,12 +121,8 @@ class CheckTests(SynchronousTestCase):
 
     def test_too_few_files(self) -> None:
         """Fewer clients than were wanted is a warning with the number to set."""
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if hard > 1_000_000:
-            self.patch(resource, "getrlimit", lambda _: (1024, 1024))
-            self.patch(resource, "setrlimit", lambda *_: None)
+        self.patch(resource, "getrlimit", lambda _: (1024, 1024))
+        self.patch(resource, "setrlimit", lambda *_: None)
         code, (line,) = self.findings(MAX_CONNECTIONS="1000000")
         self.assertEqual(code, 0)
         self.assertIn("warning: MAX_CONNECTIONS: is 1000000, but so few files", line)
@@ -130,3 +133,13 @@ class CheckTests(SynchronousTestCase):
         _, lines = self.check(DEPLOY="a\nb\x1b[31m", PORT="\x1b]0;x\x07")
         for line in lines:
             self.assertTrue(line.isprintable(), line)
+
+    def test_others_words(self) -> None:
+        """Nor does anything that a server has said."""
+        said = Result("error", "REDIS_URL", "ERR \x1b]0;x\x07\nok: all is well")
+        self.patch(check, "_results", lambda *_: iter([said]))
+        code, lines = self.check("--brief")
+        self.assertEqual(code, 1)
+        self.assertEqual(
+            lines, ["error: REDIS_URL: ERR \ufffd]0;x\ufffd\ufffdok: all is well"]
+        )
