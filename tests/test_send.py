@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import tempfile
 from collections.abc import Mapping
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -120,11 +121,11 @@ class InputsTests(SynchronousTestCase):
         """Standard input, unless there are files; nothing for test messages."""
         self.assertEqual([i.name for i in _inputs(parsed(), True)], ["-"])
         self.assertEqual(_inputs(parsed("--test", "3"), False), [])
-        path = self.mktemp()
-        with open(path, "wb") as file:
+        with tempfile.NamedTemporaryFile() as file:
             file.write(b"abc")
-        (found,) = _inputs(parsed(path), False)
-        self.assertEqual((found.name, found.size), (path, 3))
+            file.flush()
+            (found,) = _inputs(parsed(file.name), False)
+        self.assertEqual((found.name, found.size), (file.name, 3))
 
     def test_refused(self) -> None:
         """All that cannot be read is told before anything is sent."""

@@ -207,6 +207,9 @@ class Replaying:
     def run(self) -> int:
         """The exit code."""
         run(self._reactor, self._work, self._signalled)
+        return self._code()
+
+    def _code(self) -> int:
         if self._signals:
             return 128 + self._signals[0]
         return 0 if self._is_well and self._posted else 1
@@ -217,6 +220,9 @@ class Replaying:
                 _say(f"not posted: {name!a} and what comes behind it")
                 break
             await self._replay(name)
+        if len(self._signals) > 1:
+            # A thread may still wait for a name service, and the reactor for it.
+            os._exit(self._code())
         await self._poster.close()
 
     async def _replay(self, name: str) -> None:

@@ -341,6 +341,7 @@ class Sending:
         self._arguments = arguments
         self._target = target
         self._inputs = inputs
+        self._began = time.monotonic()
         self._tally = Tally()
         self._kinds: set[str] = set()
         self._signals: list[signal.Signals] = []
@@ -380,17 +381,17 @@ class Sending:
 
     def run(self) -> int:
         """The exit code."""
-        began = time.monotonic()
         self._begin_showing()
         try:
             run(self._reactor, self._work, self._signalled)
         finally:
-            if self._bar is not None:
-                self._bar.stop()
-                self._bar = None
+            self._end_showing()
+        return self._sum_up()
+
+    def _sum_up(self) -> int:
         code = self._code()
         if code or not self._arguments.quiet:
-            for line in summary(self._tally, time.monotonic() - began):
+            for line in summary(self._tally, time.monotonic() - self._began):
                 _say(line)
         return code
 
@@ -406,6 +407,11 @@ class Sending:
         if self._bar is not None:
             self._bar.start()
             self._reactor.callWhenRunning(self._show)
+
+    def _end_showing(self) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()
 
     def _show(self) -> None:
         if self._bar is not None:
@@ -428,6 +434,10 @@ class Sending:
                 await self._feed(found)
         self._feeder.flush()
         await self._submitter.idle()
+        if len(self._signals) > 1:
+            # A thread may still wait for a name service, and the reactor for it.
+            self._end_showing()
+            os._exit(self._sum_up())
         await self._poster.close()
 
     async def _probe(self) -> None:
