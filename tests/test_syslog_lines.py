@@ -90,7 +90,9 @@ class LineCutterTests(SynchronousTestCase):
             (b"abcdef\r", [b"abcdef", b"\r"], 1),
             (b"abcdefghijklm", [b"abcdef", b"ghijkl", b"m"], 1),
         ]:
-            self.assertEqual(cut_lines(octets, 6, []), (lines, count), octets)
+            for ends in ([], list(range(len(octets)))):
+                found = cut_lines(octets, 6, ends)
+                self.assertEqual(found, (lines, count), octets)
 
     @given(
         st.lists(st.sampled_from([b"a", b"bcd", b"\r", b"\n", b"\0"])).map(b"".join),

@@ -34,6 +34,16 @@ class TallyTests(SynchronousTestCase):
         # Whatever servers say, the end of the summary is near.
         self.assertLessEqual(len(list(summary(tally, 1.0))), KINDS_MAX + 5)
 
+    def test_many_kinds(self) -> None:
+        """Of many kinds of causes the last are summed up as one."""
+        tally = Tally(messages=3 * KINDS_MAX)
+        for n in range(3 * KINDS_MAX):
+            tally.ended(1, Outcome(Fate.LOST, f"kind {n}"))
+        self.assertEqual(len(tally.causes), KINDS_MAX + 1)
+        self.assertEqual(
+            tally.causes[Fate.LOST, "other causes"].messages, 2 * KINDS_MAX
+        )
+
     def test_summary(self) -> None:
         """It says what there is to say, and no more."""
         tally = Tally(lines=3, messages=3)

@@ -233,10 +233,12 @@ def send(arguments: argparse.Namespace) -> int:
         inputs = _inputs(arguments, is_stdin_open)
         from twisted.internet import reactor
 
-        sending = Sending(reactor, arguments, target, inputs)
+        return Sending(reactor, arguments, target, inputs).run()
     except (NoTarget, Unusable) as e:
         return _say(str(e))
-    return sending.run()
+    except KeyboardInterrupt:
+        # Nothing had begun: later it is `_signalled` that hears of it.
+        return 128 + signal.SIGINT
 
 
 def _say(why: str) -> int:

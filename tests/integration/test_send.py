@@ -577,12 +577,14 @@ def test_nobody_reads(tmp_path: Path, redirection: str) -> None:
     with answering(in_turn(Said(503))) as intake:
         script = f'{{ "$@"; echo $? > {code_file}; }} {redirection}'
         arguments = command("send", str(tmp_path / "lines"))
-        subprocess.run(
+        done = subprocess.run(
             ["/bin/sh", "-c", script, "sh", *arguments],
             env=environ(LOGS_URL=intake.url),
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             timeout=PATIENCE_SECONDS,
         )
+    assert done.stdout == b""
     assert code_file.read_text() == "0\n"
     delivered = {post.fields["logplex-frame-id"]: post.count for post in intake.posts}
     assert sum(delivered.values()) == 3000
@@ -628,7 +630,31 @@ def test_mistakes(tmp_path: Path) -> None:
     )
 
 
+def test_nothing_open(tmp_path: Path) -> None:
+    """Where standard descriptors are closed no connection gets their numbers."""
+    code = "import os, pathlib, sys; from logiss.foreground import hold_descriptors;"
+    code += "hold_descriptors(); fd = os.open('/dev/null', os.O_RDONLY);"
+    code += "pathlib.Path(sys.argv[1]).write_text(str(fd))"
+    for redirection in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        script = f'"$@" {redirection}'
+        python = [*command()[:1], "-c", code, str(tmp_path / "fd")]
+        subprocess.run(["/bin/sh", "-c", script, "sh", *python], timeout=60)
+        assert int((tmp_path / "fd").read_text()) > 2
+
+
 # how it ends
+
+
+def test_stopped_without_writer(tmp_path: Path) -> None:
+    """A named pipe that nobody writes to is waited for, and Ctrl-C ends that."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "lines").write_bytes(b"1\n")
+    names = [str(tmp_path / "lines"), str(tmp_path / "pipe")]
+    with answering(in_turn()) as intake, sending(intake.url, *names) as process:
+        wait_for(lambda: intake.posts)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == INTERRUPTED
 
 
 @pytest.mark.parametrize(
