@@ -18,6 +18,9 @@ from attrs import frozen
 
 from tests.integration.daemons import PATIENCE_SECONDS
 
+#: More are not kept.
+POSTS_MAX = 100
+
 
 @frozen
 class Posted:
@@ -82,7 +85,7 @@ class _Session(BaseHTTPRequestHandler):
 class Intake:
     """
     @param answer: called with each post, in the thread of its connection.
-    @ivar posts: all that have come.
+    @ivar posts: those that have come, the last `POSTS_MAX` of them.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Intake:
     def take(self, post: Posted) -> Said:
         with self._lock:
             self.posts.append(post)
+            del self.posts[:-POSTS_MAX]
         return self._answer(post)
 
     @property
