@@ -25,6 +25,7 @@ from logiss.variables import (
     parse_count,
     parse_delivery,
     parse_destinations,
+    parse_directory,
     parse_flag,
     parse_frame_size,
     parse_head_size,
@@ -135,6 +136,9 @@ class Settings:
     max_connections: int = 10_000
     admin_port: int | None = None
     admin_host: str = "127.0.0.1"
+    capture_refused: str | None = None
+    capture_refused_max: int = 100
+    capture_refused_bytes: int = 64 * MIB
 
     @property
     def delivery_level(self) -> str:
@@ -305,6 +309,9 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_connections=variable("MAX_CONNECTIONS", parse_many, 10_000),
         admin_port=variable("ADMIN_PORT", parse_port, None),
         admin_host=variable("ADMIN_HOST", str, "127.0.0.1"),
+        capture_refused=variable("CAPTURE_REFUSED", parse_directory, None),
+        capture_refused_max=variable("CAPTURE_REFUSED_MAX", parse_many, 100),
+        capture_refused_bytes=variable("CAPTURE_REFUSED_BYTES", parse_size, 64 * MIB),
     )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
