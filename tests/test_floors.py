@@ -21,9 +21,9 @@ FLOORS = (
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords listening descriptors refused settings facts plots screen",
+    " passwords listening descriptors refused arrivals settings facts plots screen",
     # 2 connections
-    "senders requests refresh exposition findings",
+    "senders requests refresh exposition findings relp_receiver outlets",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
     " report",

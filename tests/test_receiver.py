@@ -125,6 +125,7 @@ class FrameReceiverTests(SynchronousTestCase):
 
     def connect(self) -> tuple[StringTransport, FrameReceiver]:
         protocol = self.factory.buildProtocol(None)
+        assert protocol is not None
         transport = StringTransport()
         protocol.makeConnection(transport)
         return transport, protocol
