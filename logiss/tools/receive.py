@@ -389,10 +389,7 @@ class Receiving:
             self._complain(f"cannot open {path!r} anew, goes on in the old: {_why(e)}")
 
     def _tick(self) -> None:
-        self._complained = 0
-        if self._unsaid:
-            count, self._unsaid = self._unsaid, 0
-            _say(f"logiss receive: {many(count, 'more line')} like these left out")
+        self._say_unsaid()
         if not self._file and self._is_printing and self._stdout.is_broken:
             self._nobody_reads()
         if self._arguments.count and self._counts.frames != self._counted:
@@ -459,6 +456,12 @@ class Receiving:
         else:
             self._unsaid += 1
 
+    def _say_unsaid(self) -> None:
+        self._complained = 0
+        if self._unsaid:
+            count, self._unsaid = self._unsaid, 0
+            _say(f"logiss receive: {many(count, 'more line')} like these left out")
+
     # what it has come to
 
     def result(self) -> int:
@@ -467,6 +470,7 @@ class Receiving:
             # Nothing is left that could be written to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 0
+        self._say_unsaid()
         counts = self._counts
         is_good = not counts.not_written
         lines = []
