@@ -25,6 +25,8 @@ _HEADER = re.compile(rb"([0-9]{1,9}) ([A-Za-z]{1,32}) ([0-9]{1,9})([ \n])")
 _HEADER_BEGUN = re.compile(
     rb"(?:[0-9]{1,9}(?: (?:[A-Za-z]{1,32}(?: (?:[0-9]{1,9})?)?)?)?)?"
 )
+#: The last txnr that fits.
+TXNR_MAX = 999_999_999
 #: Nobody has so many offers.
 _OFFERS_BYTES_MAX = 16 * 1024
 _WHY_BYTES_MAX = 200
@@ -48,6 +50,7 @@ class Session:
         self._software = software
         self._buffer = bytearray()
         self._next_txnr = 1
+        self._is_open = False
         self.answers = bytearray()
         self.is_over = False
 
@@ -96,10 +99,11 @@ class Session:
         return bytes(command), bytes(self._buffer[header.end() : end]), end + 1
 
     def _take(self, command: bytes, data: bytes) -> None:
-        is_first = self._next_txnr == 1
-        if is_first != (command == b"open"):
+        if self._is_open == (command == b"open"):
             raise NotRELP(
-                "the first RELP frame is not 'open'" if is_first else "a second 'open'"
+                "a second 'open'"
+                if self._is_open
+                else "the first RELP frame is not 'open'"
             )
         if command == b"open":
             self._open(data)
@@ -110,7 +114,8 @@ class Session:
             self.end()
         else:
             raise NotRELP(f"the RELP command {command[:40]!r} was never offered")
-        self._next_txnr += 1
+        # librelp begins again behind its last one.
+        self._next_txnr = self._next_txnr % TXNR_MAX + 1
 
     def _open(self, data: bytes) -> None:
         offered = dict(line.partition(b"=")[::2] for line in data.split(b"\n"))
@@ -121,6 +126,7 @@ class Session:
                 raise NotRELP(
                     f"a sender that does not offer {name.decode()}={value.decode()}"
                 )
+        self._is_open = True
         self._answer(
             b"200 OK\nrelp_version=%b\nrelp_software=%b\ncommands=syslog"
             % (VERSION, self._software)

@@ -8,7 +8,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from logiss import relp
 from logiss.receiver import FRAME_BYTES_MAX, TOO_MANY, NotTaken
 from logiss.relp import Client, Closed, Confirmed, Opened, Refused
-from logiss.relp_receiver import NotRELP, RELPReceiver, RELPReceiverFactory, Session
+from logiss.relp_receiver import (
+    TXNR_MAX,
+    NotRELP,
+    RELPReceiver,
+    RELPReceiverFactory,
+    Session,
+)
 
 OPEN = b"1 open 50 relp_version=0\nrelp_software=tests\ncommands=syslog\n"
 OPENED = b"1 rsp 58 200 OK\nrelp_version=0\nrelp_software=logiss\ncommands=syslog\n"
@@ -68,6 +74,15 @@ class SessionTests(SessionTestCase):
         self.why = ""
         self.session.receive(b"3 syslog 5 again\n")
         self.assertEqual((self.said(), self.frames), (relp.answers(3, 4), [b"again"]))
+
+    def test_last_txnr(self) -> None:
+        """Behind the last txnr comes the first, as librelp counts."""
+        self.session.receive(OPEN)
+        self.said()
+        self.session._next_txnr = TXNR_MAX
+        self.session.receive(b"999999999 syslog 1 a\n1 syslog 1 b\n")
+        self.assertEqual(self.frames, [b"a", b"b"])
+        self.assertEqual(self.said(), b"999999999 rsp 6 200 OK\n1 rsp 6 200 OK\n")
 
     def test_end(self) -> None:
         """It can be ended from here."""

@@ -228,8 +228,9 @@ def _option(name: str) -> str:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -268,6 +269,9 @@ class Receiving:
         self._is_ending = False
         self._is_quiet = False
         self._is_complete = False
+        if sys.stdout is None:
+            # Its number may be that of something else by now.
+            raise Unusable("standard output is closed; send it somewhere")
         self._stdout = Descriptor(1, lambda: self._is_ending)
         self._file = self._opened()
         self._is_printing = not (arguments.count or arguments.verify or self._file)

@@ -440,6 +440,23 @@ def test_full_stdout(tmp_path: Path) -> None:
     assert "Traceback" not in receiver.err
 
 
+def test_closed_stdout(tmp_path: Path) -> None:
+    """Without a standard output it says so."""
+    command = f"exec {sys.executable} -m logiss receive --port 0 >&-"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "logiss receive: standard output is closed; send it somewhere\n"
+    )
+
+
 def test_head(tmp_path: Path) -> None:
     """When the reader of the output goes, it ends quietly, without another frame."""
     source, target = os.pipe()
