@@ -129,6 +129,7 @@ class FolderTests(FolderTestCase):
         others = ["a.capture", "20260131T120000Z.capture", "precious", ".x.part"]
         for name in others:
             (self.path / name).write_bytes(b"x" * 10 * KIB)
+            os.utime(self.path / name, (0, 0))
         folder = self.folder(count=1, size=KIB)
         for i in range(3):
             folder.write(capture_of(b"%d" % i))
@@ -295,6 +296,7 @@ class RateTests(KeeperTestCase):
             self.keeper.keep(CAPTURE)
         stopped = self.keeper.stop()
         self.assertNoResult(stopped)
+        self.assertEqual(len(self.held), 1)
         while self.held:
             self.held.pop()()
         self.successResultOf(stopped)
@@ -407,6 +409,9 @@ class KeepingTests(KeeperTestCase):
         ]:
             self.connection.send(octets)
             self.assertEqual(self.code(), code)
+        self.use(max_frames=1)
+        self.connection.send(request(framed(message(), message())))
+        self.assertEqual(self.code(), 413)
         self.use(enforce_ssl=True)
         self.connection.send(request(b"x"))
         self.assertEqual(self.code(), 400)
