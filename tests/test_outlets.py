@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +16,9 @@ class RotatedFileTests(SynchronousTestCase):
     """A file that is appended to."""
 
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp())
+        above = tempfile.TemporaryDirectory()
+        self.addCleanup(above.cleanup)
+        self.folder = Path(above.name) / "folder"
         self.folder.mkdir()
         self.path = self.folder / "out"
 
@@ -46,10 +49,10 @@ class RotatedFileTests(SynchronousTestCase):
     def test_larger_than_a_file(self) -> None:
         """What is larger than a file may be has one for itself, whole."""
         file = self.open(rotate_bytes=8)
-        for octets in (b"a", b"b" * 20, b"c"):
+        for octets in (b"a" * 10, b"b" * 20, b"c"):
             file.write(octets)
         self.assertEqual(
-            self.contents(), {"out": b"c", "out.1": b"b" * 20, "out.2": b"a"}
+            self.contents(), {"out": b"c", "out.1": b"b" * 20, "out.2": b"a" * 10}
         )
 
     def test_counts_what_was_there(self) -> None:

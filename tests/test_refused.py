@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ class FolderTestCase(SynchronousTestCase):
     """A directory of its own."""
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        above = tempfile.TemporaryDirectory()
+        self.addCleanup(above.cleanup)
+        self.path = Path(above.name) / "folder"
         self.path.mkdir()
         self.clock = Clock()
         self.clock.advance(1_769_860_800)
