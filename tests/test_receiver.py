@@ -170,7 +170,7 @@ class FrameReceiverTests(SynchronousTestCase):
         self.factory.on_frame = refuse
         transport, protocol = self.connect()
         protocol.dataReceived(b"1 a1 b")
-        self.assertTrue(transport.aborting)
+        self.assertTrue(transport.disconnected)
         self.factory.on_frame = self.frames.append
         protocol.dataReceived(b"1 c")
         self.assertEqual(self.frames, [])
