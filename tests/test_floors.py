@@ -21,7 +21,7 @@ FLOORS = (
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords listening descriptors settings facts plots screen",
+    " passwords listening activation descriptors settings facts plots screen",
     # 2 connections
     "senders requests refresh exposition findings",
     # 3 queue and gate
