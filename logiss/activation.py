@@ -9,7 +9,8 @@ process that LISTEN_PID says, called what LISTEN_FDNAMES says.
 
 import os
 import socket
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, cast
 
 from attrs import frozen
@@ -74,14 +75,35 @@ class Listeners:
 NO_LISTENERS = Listeners()
 
 
-def take_over(environ: MutableMapping[str, str], pid: int) -> Listeners:
+def environ_at_start() -> dict[str, str]:
+    """
+    The environment as the kernel passed it to the process, where it tells.
+
+    Twisted takes LISTEN_FDS and LISTEN_PID out of `os.environ` for endpoints of its
+    own (`twisted.python.systemd`) as soon as these are imported, and the plugins of
+    ``twist`` are before anything of ours is.
+    """
+    try:
+        octets = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = [os.fsdecode(pair).partition("=") for pair in octets.split(b"\0")]
+    return {name: value for name, _, value in pairs}
+
+
+def take_over(
+    environ: MutableMapping[str, str], pid: int, at_start: Mapping[str, str]
+) -> Listeners:
     """
     What `environ` says was handed over to the process `pid`. It says so no longer
     afterwards, and no child inherits it.
 
+    @param at_start: says it where `environ` does no longer.
     @raise ActivationError: it was meant for somebody else, or is no use.
     """
     said = {name: environ.pop(name, "") for name in _VARIABLES}
+    if not said["LISTEN_FDS"] and at_start.get("LISTEN_PID") == str(pid):
+        said = {name: at_start.get(name, "") for name in _VARIABLES}
     if said["LISTEN_FDS"] in ("", "0"):
         return NO_LISTENERS
     count = _count(said["LISTEN_FDS"])

@@ -22,7 +22,12 @@ from zope.interface import implementer
 
 from logiss import memory
 from logiss import settings as settings_room
-from logiss.activation import ActivationError, Listeners, take_over
+from logiss.activation import (
+    ActivationError,
+    Listeners,
+    environ_at_start,
+    take_over,
+)
 from logiss.descriptors import raise_descriptors_max
 from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
@@ -128,7 +133,7 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     try:
-        listeners = take_over(os.environ, os.getpid())
+        listeners = take_over(os.environ, os.getpid(), environ_at_start())
     except ActivationError as e:
         _exit_with([str(e)])
     environ = {**os.environ, **listeners.variables}

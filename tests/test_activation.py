@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,14 +58,14 @@ class TakeOverTests(SynchronousTestCase):
 
     def problem(self, environ: dict[str, str]) -> str:
         with self.assertRaises(ActivationError) as raised:
-            take_over(environ, PID)
+            take_over(environ, PID, {})
         self.assertEqual(environ, {"PATH": "/bin"})
         return str(raised.exception)
 
     def test_nothing(self) -> None:
         """Where nothing is said, nothing is taken."""
         for environ in ({}, said(0), said("")):
-            self.assertEqual(take_over(environ, PID), NO_LISTENERS)
+            self.assertEqual(take_over(environ, PID, {}), NO_LISTENERS)
         self.assertEqual(NO_LISTENERS.variables, {})
 
     def test_names(self) -> None:
@@ -79,7 +80,7 @@ class TakeOverTests(SynchronousTestCase):
             ("admin", None, 3),
         ]:
             count = names.count(":") + 1
-            found = take_over(said(count, names), PID)
+            found = take_over(said(count, names), PID, {})
             descriptors = [
                 each.descriptor if each else None for each in (found.logs, found.admin)
             ]
@@ -87,14 +88,32 @@ class TakeOverTests(SynchronousTestCase):
 
     def test_variables(self) -> None:
         """The ports of the sockets stand for those of the variables."""
-        found = take_over(said(2, "logs:admin"), PID)
+        found = take_over(said(2, "logs:admin"), PID, {})
         self.assertEqual(found.variables, {"PORT": "8003", "ADMIN_PORT": "8004"})
 
     def test_forgotten(self) -> None:
         """No child takes what was ours for its own; other variables stay."""
         environ = {**said(1, "logs"), "LISTEN_PIDFDID": "7", "LISTEN_HOST": "::1"}
-        take_over(environ, PID)
+        take_over(environ, PID, {})
         self.assertEqual(environ, {"PATH": "/bin", "LISTEN_HOST": "::1"})
+
+    def test_at_start(self) -> None:
+        """What Twisted has forgotten for us counts; what was another's does not."""
+        at_start = said(1)
+        for environ in ({}, {"LISTEN_FDNAMES": ""}):
+            found = take_over(environ, PID, at_start)
+            self.assertEqual(found.variables, {"PORT": "8003"})
+            self.assertEqual(environ, {})
+        self.assertEqual(take_over({}, PID, said(1, pid=4710)), NO_LISTENERS)
+        named = take_over({}, PID, said(1, "admin"))
+        self.assertEqual(named.variables, {"ADMIN_PORT": "8003"})
+
+    def test_environ_at_start(self) -> None:
+        """It is that of the process, whatever has changed since."""
+        self.patch(os, "environ", {"PATH": "/elsewhere"})
+        found = activation.environ_at_start()
+        if sys.platform == "linux":
+            self.assertNotEqual(found["PATH"], "/elsewhere")
 
     def test_somebody_elses(self) -> None:
         """What another process was given is not ours."""
