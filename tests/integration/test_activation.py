@@ -23,7 +23,7 @@ from tests.integration.daemons import (
     running,
     wait_for,
 )
-from tests.integration.test_daemon import unused_port
+from tests.integration.test_daemon import is_listening, unused_port
 
 #: What systemd does between fork and exec: the sockets become the descriptors from 3
 #: on, and the environment says so.
@@ -264,9 +264,3 @@ def test_systemd(tmp_path: Path) -> None:
             assert b"answers" in read(admin, "/status.json")
             daemon.process.terminate()
             assert daemon.wait() == 0
-
-
-def is_listening(port: int) -> bool:
-    """Whether somebody listens there, seen without connecting: that would start it."""
-    wanted = f":{port:04X} 00000000:0000 0A "
-    return wanted in Path("/proc/net/tcp").read_text()
