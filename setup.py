@@ -30,6 +30,7 @@ setup(
     ext_modules=[
         Extension("logiss._frames", ["logiss/_frames.pyx"], optional=True),
     ],
+    data_files=[("share/man/man1", ["docs/logiss.1"])],
     zip_safe=False,
     install_requires=[
         "attrs>=23.2",

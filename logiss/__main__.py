@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from logiss._version import __version__
-from logiss.tools import check, credentials, hash, receive, run, top
+from logiss.tools import check, completion, credentials, hash, receive, run, top
 
 #: In the order in which somebody comes to need them.
-TOOLS = (run, check, receive, top, hash, credentials)
+TOOLS = (run, check, receive, top, hash, credentials, completion)
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -30,6 +30,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     for tool in TOOLS:
         tool.add_to(subcommands)
+    # The one that completes commands has to know them all.
+    parser.set_defaults(command_line=command_line)
     return parser
 
 
