@@ -15,6 +15,7 @@ from attrs import frozen
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from logiss import settings
 from logiss.exposition import Exposition
 from tests import cases
 
@@ -352,3 +353,30 @@ class DockerfileTests(SynchronousTestCase):
             [program, DOCKERFILE], capture_output=True, text=True, check=False
         )
         self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """The example of the variables for the systemd unit can be begun with."""
+
+    def setUp(self) -> None:
+        self.text = (ROOT / "deploy/systemd/logiss.env.example").read_text()
+
+    def assigned(self, start: str) -> dict[str, str]:
+        found = re.findall(rf"(?m)^{start}([A-Z_]+)=(.*)$", self.text)
+        return dict(found)
+
+    def test_accepted(self) -> None:
+        """With the port of the socket there is nothing wrong with it."""
+        settings.read({**self.assigned(""), "PORT": "5000"})
+
+    def test_known(self) -> None:
+        """What is only suggested is read as well; PORT is not among them."""
+        known = {variable.name for variable in settings.VARIABLES.values()}
+        named = {**self.assigned(""), **self.assigned("#")}
+        self.assertLessEqual(set(named), known - {"PORT"})
+        self.assertIn("PEMFILE", named)
+
+    def test_plain(self) -> None:
+        """systemd reads no other lines than comments and assignments."""
+        for line in self.text.splitlines():
+            self.assertRegex(line, r"^(#.*|[A-Z_]+=\S+|)$")
