@@ -489,6 +489,18 @@ class ArrivingTests(KeepingTests):
         self.connection.send(octets[-100:])
         self.assertEqual(self.code(), 200)
 
+    def test_no_http(self) -> None:
+        """What is no HTTP is not kept, before its body or in it."""
+        chunked = request(chunks=[b"no frames"])
+        for octets in (
+            request(b"x").replace(b"Content-Length: 1", b"Content-Length: one"),
+            chunked.replace(b"no frames\r\n", b"no frames, too long\r\n"),
+        ):
+            self.use()
+            self.connection.send(octets)
+            self.assertEqual(self.code(), 400)
+        self.assertEqual(self.names(), [])
+
     def test_gone(self) -> None:
         """Of a client that has gone nothing is kept, nor reserved."""
         body = gzip.compress(framed(message(noise(10 * KIB))))

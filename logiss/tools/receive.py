@@ -356,11 +356,13 @@ class Receiving:
         ticks.start(_TICK_SECONDS, now=False)
 
     def catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
-        signal.signal(
-            signal.SIGHUP, lambda *_: self.reactor.callFromThread(self._reopen)
-        )
+        if self._file is not None:
+            # What logrotate sends; without a file it is the terminal that has gone.
+            signal.signal(
+                signal.SIGHUP, lambda *_: self.reactor.callFromThread(self._reopen)
+            )
 
     def _signalled(self, number: int, frame: object) -> None:
         # Also seen by who waits for somebody to take the output.

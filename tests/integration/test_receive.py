@@ -406,6 +406,23 @@ def test_output(tmp_path: Path) -> None:
         assert "received 3 frames" in receiver.err
 
 
+def test_terminal_gone(tmp_path: Path) -> None:
+    """Without a file SIGHUP says that the terminal has gone, and ends it."""
+    with receive(tmp_path) as receiver:
+        assert receiver.end(signal.SIGHUP) == 0
+    assert "received 0 frames" in receiver.err
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    """It listens on IPv6, too, and says so as one writes it."""
+    with receive(tmp_path, "--host", "::1") as receiver:
+        assert f"receiving on [::1]:{receiver.port}\n" == receiver.err
+        with socket.create_connection(("::1", receiver.port), 30) as sender:
+            sender.sendall(framed(message(b"six")))
+            wait_for(lambda: "six" in receiver.out)
+        assert receiver.end() == 0
+
+
 def test_rotation(tmp_path: Path) -> None:
     """The file is rotated, and so many old ones are kept."""
     options = ("--output", "logs", "--rotate-bytes", "1KiB", "--rotate-keep", "2")
