@@ -1,11 +1,12 @@
 # make run   sets everything up and runs logiss on port 5000
 # make test  sets everything up and passes the tests
+# make docs  makes pages of docs/: build/docs/index.html
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
-# make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make reference  writes docs/configuration.rst anew
 # make man  writes docs/logiss.1, the man page, anew
 # make changelog VERSION=1.2.3  makes a section of CHANGELOG.rst of the fragments
 # make release-check  builds both packages into dist/, installs each and tries it out
+# make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
 # make audit  looks for known vulnerabilities of what is installed
 #
@@ -20,7 +21,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels bench-pages changelog clean faults fuzz lint man reference release-check run sanitize test
+.PHONY: audit bench bench-hostile bench-levels bench-pages changelog clean docs faults fuzz lint man reference release-check run sanitize test
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -34,6 +35,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Needs no network. A warning is an error, and all is read anew, for pages that have not
+# changed would not warn again of what they link to.
+docs: $(STAMP)
+	$(BIN)/sphinx-build -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 
 # From the settings and what logiss/reference.py says of them; a test compares.
 reference: $(STAMP)
@@ -107,4 +113,4 @@ $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 
 clean:
 	rm -f logiss/_frames.c logiss/_frames.*.so
-	rm -rf $(VENV) .tox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz _trial_temp*
+	rm -rf $(VENV) .tox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz _trial_temp*
