@@ -2,6 +2,7 @@
 # make test  sets everything up and passes the tests
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
 # make sanitize  runs the tests of the compiled codec under AddressSanitizer
+# make reference  writes docs/configuration.rst anew
 # make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
 # make audit  looks for known vulnerabilities of what is installed
 #
@@ -16,7 +17,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels bench-pages faults fuzz run test lint sanitize clean
+.PHONY: audit bench bench-hostile bench-levels bench-pages faults fuzz reference run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -30,6 +31,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# From the settings and what logiss/reference.py says of them; a test compares.
+reference: $(STAMP)
+	$(BIN)/python docs/make_configuration.py
 
 # As root and with iproute2, rsyslog and rsyslog-relp it plays all of them; what
 # cannot be played is a row that says why. FAULTS='--only kill --level acked' chooses.

@@ -5,20 +5,29 @@ import sys
 from collections.abc import Sequence
 
 from logiss._version import __version__
-from logiss.tools import credentials, hash, receive, run, top
+from logiss.tools import check, credentials, hash, receive, run, top
 
 #: In the order in which somebody comes to need them.
-TOOLS = (run, receive, top, hash, credentials)
+TOOLS = (run, check, receive, top, hash, credentials)
 
 
 def command_line() -> argparse.ArgumentParser:
     """What can be typed; help, man page and completion are all made from it."""
     parser = argparse.ArgumentParser(
         prog="logiss",
-        description="Takes logplex-1 over HTTP and forwards it as syslog.",
+        description="Takes batches of log lines over HTTP (logplex-1), and forwards"
+        " them to a syslog receiver. Says 200 when they are delivered.",
+        epilog="To try it out: 'logiss run --with-receiver', and paste what it says"
+        " into another terminal. 'logiss COMMAND --help' tells of each command. What"
+        " there is to configure is in environment variables: 'logiss check' lists"
+        " them.",
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument(
+        "--version", action="version", version=__version__, help="print the version"
+    )
+    subcommands = parser.add_subparsers(
+        required=True, metavar="COMMAND", title="commands"
+    )
     for tool in TOOLS:
         tool.add_to(subcommands)
     return parser

@@ -2,20 +2,18 @@
 Reads one frozen `Settings` from a given mapping, or says what is wrong with each
 variable.
 
-Each variable has one line in `read`: its name, how it is parsed and its default.
+Each field says which variable it is read from, how that is parsed and what it is when
+it is not set. What the variables are for is in `logiss.reference`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any
 
-from attrs import Factory, field, fields, frozen
+from attrs import Factory, evolve, field, fields, frozen
 
 from logiss.variables import (
     EVERYBODY,
-    FRAME_BYTES_MAX,
-    KIB,
     MASK,
-    MIB,
     BackendPEM,
     Destination,
     Destinations,
@@ -44,8 +42,6 @@ from logiss.variables import (
     parse_tokens,
 )
 
-T = TypeVar("T")
-
 
 class SettingsError(Exception):
     """
@@ -57,9 +53,6 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-_NOWHERE: Destinations = ()
 
 
 def _one_or_several(
@@ -77,6 +70,79 @@ def _masked(value: object) -> str:
     return MASK if value else repr(value)
 
 
+#: Where a field has its `Variable`.
+_VARIABLE = "variable"
+
+
+@frozen
+class Variable:
+    """
+    How a field is read from the environment.
+
+    @ivar default: as it would stand in the environment; nothing where there is none.
+    @ivar missing: what to do when it is not set, where it has to be.
+    @ivar needed_with: a variable without which it does not have to be set.
+    @ivar spared_by: a variable with which it does not have to be set.
+    @ivar mask: what may be shown of the text of a secret.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str = ""
+    missing: str = ""
+    needed_with: str = ""
+    spared_by: str = ""
+    mask: Callable[[str], str] | None = None
+
+
+def _from(variable: Variable) -> dict[str, Variable]:
+    return {_VARIABLE: variable}
+
+
+def _variable(
+    name: str,
+    parse: Callable[[str], Any],
+    default: str = "",
+    *,
+    otherwise: Any = None,
+    as_repr: Callable[[object], str] = repr,
+    **more: Any,
+) -> Any:
+    """
+    A field that is read from a variable.
+
+    @param otherwise: what it is where there is no `default`.
+    """
+    variable = Variable(name, parse, default, **more)
+    return field(
+        default=parse(default) if default else otherwise,
+        repr=as_repr,
+        metadata=_from(variable),
+    )
+
+
+def _mask(text: str) -> str:
+    return MASK
+
+
+def _mask_tokens(text: str) -> str:
+    """The users of a TOKEN_MAP."""
+    try:
+        pairs = parse_tokens(text)
+    except ValueError:
+        return MASK
+    return ",".join(f"{user}:{MASK}" for user, _ in pairs)
+
+
+def _mask_password(text: str) -> str:
+    """A REDIS_URL without its password."""
+    try:
+        url = parse_redis_url(text)
+    except ValueError:
+        return MASK
+    return str(url)
+
+
 @frozen
 class Settings:
     """
@@ -86,55 +152,112 @@ class Settings:
     make it directly.
     """
 
-    deploy: str
-    tokens: tuple[tuple[str, str], ...] = field(default=(), repr=_masked)
-    port: int = 5000
-    listen_host: str | None = None
-    forward_dest: Destinations = field(default=(), converter=_one_or_several)
-    forward_dest_connect_timeout_seconds: float = 10.0
-    forward_count: int = 4
-    delivery_timeout_seconds: float = 5.0
-    delivery: str = "acked"
-    replay_bytes: int = 256 * KIB
-    relp_window: int = 128
-    enforce_ssl: bool = False
-    pem: BackendPEM | None = None
-    hmac_key: bytes | None = field(default=None, repr=_masked)
-    metadata_id: bytes | None = None
-    query_params: tuple[bytes, ...] = Factory(tuple)
-    field_params: tuple[bytes, ...] = Factory(tuple)
-    keep_structured_data: bool = False
-    max_body_bytes: int = 16 * MIB
-    max_inflight_bytes: int = 256 * MIB
-    log_successes: bool = True
-    http_channel: str = "fast"
-    require_msg_count: bool = False
-    header_timeout_seconds: float = 10.0
-    body_timeout_seconds: float = 30.0
-    body_rate: int = 1024
-    keepalive_timeout_seconds: float = 330.0
-    on_timeout: str = "respond"
-    max_request_line_bytes: int = 8 * KIB
-    max_header_bytes: int = 16 * KIB
-    max_header_fields: int = 100
-    read_ahead_bytes: int = 64 * KIB
-    max_frames: int = 100_000
-    max_frame_bytes: int = FRAME_BYTES_MAX
-    max_gzip_members: int = 16
-    max_gzip_ratio: int = 200
-    proxy_protocol: bool = False
+    deploy: str = field(
+        metadata=_from(
+            Variable("DEPLOY", str, missing="set it to a label for this instance")
+        )
+    )
+    tokens: tuple[tuple[str, str], ...] = _variable(
+        "TOKEN_MAP",
+        parse_tokens,
+        otherwise=(),
+        missing="set it to user:token[,user:token...], or set REDIS_URL",
+        spared_by="REDIS_URL",
+        mask=_mask_tokens,
+        as_repr=_masked,
+    )
+    port: int = _variable(
+        "PORT",
+        parse_port,
+        otherwise=5000,
+        missing="set it to the TCP port to listen on",
+    )
+    listen_host: str | None = _variable("LISTEN_HOST", str)
+    forward_dest: Destinations = field(
+        default=(),
+        converter=_one_or_several,
+        metadata=_from(
+            Variable(
+                "FORWARD_DEST",
+                parse_destinations,
+                missing="set it to the host:port of the syslog receiver",
+            )
+        ),
+    )
+    forward_dest_connect_timeout_seconds: float = _variable(
+        "FORWARD_DEST_CONNECT_TIMEOUT", parse_seconds, "10"
+    )
+    forward_count: int = _variable("FORWARD_COUNT", parse_count, "4")
+    delivery_timeout_seconds: float = _variable("DELIVERY_TIMEOUT", parse_seconds, "5")
+    delivery: str = _variable("DELIVERY", parse_delivery, "acked")
+    replay_bytes: int = _variable("REPLAY_BYTES", parse_size_or_nothing, "256KiB")
+    relp_window: int = _variable("RELP_WINDOW", parse_count, "128")
+    enforce_ssl: bool = _variable("ENFORCE_SSL", parse_flag, "0")
+    pem: BackendPEM | None = _variable("PEMFILE", parse_pem_file)
+    hmac_key: bytes | None = _variable(
+        "HMAC_KEY",
+        str.encode,
+        missing="set it to the key that the credentials in Redis are hashed with",
+        needed_with="REDIS_URL",
+        mask=_mask,
+        as_repr=_masked,
+    )
+    metadata_id: bytes | None = _variable("METADATA_ID", parse_sd_id)
+    query_params: tuple[bytes, ...] = _variable(
+        "LOG_ISS_QUERY_PARAMS", parse_sd_names, otherwise=()
+    )
+    field_params: tuple[bytes, ...] = _variable(
+        "LOG_ISS_FIELD_PARAMS", parse_sd_names, otherwise=()
+    )
+    keep_structured_data: bool = _variable("KEEP_STRUCTURED_DATA", parse_flag, "0")
+    max_body_bytes: int = _variable("MAX_BODY_BYTES", parse_size, "16MiB")
+    max_inflight_bytes: int = _variable("MAX_INFLIGHT_BYTES", parse_size, "256MiB")
+    log_successes: bool = _variable("REQUEST_LOG", parse_request_log, "all")
+    http_channel: str = _variable("HTTP_CHANNEL", parse_channel, "fast")
+    require_msg_count: bool = _variable("REQUIRE_MSG_COUNT", parse_flag, "0")
+    header_timeout_seconds: float = _variable("HEADER_TIMEOUT", parse_seconds, "10")
+    body_timeout_seconds: float = _variable("BODY_TIMEOUT", parse_seconds, "30")
+    body_rate: int = _variable("BODY_RATE", parse_size_or_nothing, "1KiB")
+    keepalive_timeout_seconds: float = _variable(
+        "KEEPALIVE_TIMEOUT", parse_seconds, "330"
+    )
+    on_timeout: str = _variable("ON_TIMEOUT", parse_on_timeout, "respond")
+    max_request_line_bytes: int = _variable("MAX_REQUEST_LINE", parse_head_size, "8KiB")
+    max_header_bytes: int = _variable("MAX_HEADER_BYTES", parse_head_size, "16KiB")
+    max_header_fields: int = _variable("MAX_HEADER_FIELDS", parse_many, "100")
+    read_ahead_bytes: int = _variable("READ_AHEAD", parse_size_or_nothing, "64KiB")
+    max_frames: int = _variable("MAX_FRAMES", parse_many, "100000")
+    max_frame_bytes: int = _variable("MAX_FRAME_BYTES", parse_frame_size, "128KiB")
+    max_gzip_members: int = _variable("MAX_GZIP_MEMBERS", parse_many, "16")
+    max_gzip_ratio: int = _variable("MAX_GZIP_RATIO", parse_many, "200")
+    proxy_protocol: bool = _variable("PROXY_PROTOCOL", parse_flag, "0")
     # Behind a PROXY header the peer is whoever the proxy names, and could name itself
     # anything.
-    trusted_proxies: Networks = Factory(
-        lambda self: _NOBODY if self.proxy_protocol else EVERYBODY, takes_self=True
+    trusted_proxies: Networks = field(
+        default=Factory(
+            lambda self: _NOBODY if self.proxy_protocol else EVERYBODY, takes_self=True
+        ),
+        metadata=_from(Variable("TRUSTED_PROXIES", parse_networks, "all")),
     )
-    redis_url: RedisURL | None = None
-    redis_key: str = ""
-    credential_refresh_interval_seconds: float = 60.0
-    allow_empty_credentials: bool = False
-    max_connections: int = 10_000
-    admin_port: int | None = None
-    admin_host: str = "127.0.0.1"
+    redis_url: RedisURL | None = _variable(
+        "REDIS_URL", parse_redis_url, mask=_mask_password
+    )
+    redis_key: str = _variable(
+        "REDIS_KEY",
+        str,
+        otherwise="",
+        missing="set it to the hash in Redis that has the credentials",
+        needed_with="REDIS_URL",
+    )
+    credential_refresh_interval_seconds: float = _variable(
+        "CREDENTIAL_REFRESH_INTERVAL", parse_interval, "60"
+    )
+    allow_empty_credentials: bool = _variable(
+        "ALLOW_EMPTY_CREDENTIALS", parse_flag, "0"
+    )
+    max_connections: int = _variable("MAX_CONNECTIONS", parse_many, "10000")
+    admin_port: int | None = _variable("ADMIN_PORT", parse_port)
+    admin_host: str = _variable("ADMIN_HOST", str, "127.0.0.1")
 
     @property
     def delivery_level(self) -> str:
@@ -143,19 +266,16 @@ class Settings:
             return "relp"
         return self.delivery
 
-    def describe(self) -> list[str]:
-        """A line for each setting, secrets masked."""
-        lines = []
-        for attribute in fields(Settings):
-            value = getattr(self, attribute.name)
-            shown = attribute.repr(value) if callable(attribute.repr) else repr(value)
-            lines.append(f"{attribute.name}={shown}")
-        return lines
+
+#: Each variable by the field that it is read into, in order.
+VARIABLES: Mapping[str, Variable] = {
+    found.name: found.metadata[_VARIABLE] for found in fields(Settings)
+}
 
 
-class _Variables:
+class _Reader:
     """
-    Reads variables by name.
+    Reads variables.
 
     @ivar problems: what is wrong with those that were read.
     """
@@ -164,39 +284,36 @@ class _Variables:
         self._environ = environ
         self.problems: list[str] = []
 
-    def is_set(self, name: str) -> bool:
-        return bool(self._environ.get(name, "").strip())
+    def text(self, name: str) -> str:
+        """What it is set to; nothing counts as not set."""
+        return self._environ.get(name, "").strip()
 
-    def __call__(
-        self, name: str, parse: Callable[[str], T], default: T, missing: str = ""
-    ) -> T:
-        text = self._environ.get(name, "").strip()
+    def read(self, variable: Variable) -> Any:
+        """Its value; None when it has none, or a wrong one."""
+        name, text = variable.name, self.text(variable.name)
         if not text:
-            if missing:
-                self.problems.append(f"{name}: is not set; {missing}")
-            return default
+            if self._is_missed(variable):
+                self.problems.append(f"{name}: is not set; {variable.missing}")
+            return None
         try:
             text.encode()
         except UnicodeEncodeError:
             # How the environment shows bytes that are no UTF-8. Not repeated, for
             # it may be a secret.
             self.problems.append(f"{name}: must be UTF-8 text; take the odd bytes out")
-            return default
+            return None
         try:
-            return parse(text)
+            return variable.parse(text)
         except ValueError as e:
             self.problems.append(f"{name}: {e}")
-            return default
+            return None
 
-
-def _read_hmac_key(variable: _Variables, is_required: bool) -> bytes | None:
-    missing = "set it to the key that the credentials in Redis are hashed with"
-    return variable("HMAC_KEY", str.encode, None, missing if is_required else "")
-
-
-def _read_redis_key(variable: _Variables, is_required: bool) -> str:
-    missing = "set it to the hash in Redis that has the credentials"
-    return variable("REDIS_KEY", str, "", missing if is_required else "")
+    def _is_missed(self, variable: Variable) -> bool:
+        if variable.spared_by and self.text(variable.spared_by):
+            return False
+        if variable.needed_with and not self.text(variable.needed_with):
+            return False
+        return bool(variable.missing)
 
 
 def read_hmac_key(environ: Mapping[str, str]) -> bytes:
@@ -205,10 +322,10 @@ def read_hmac_key(environ: Mapping[str, str]) -> bytes:
 
     @raise SettingsError: it is not set, or wrong.
     """
-    variable = _Variables(environ)
-    hmac_key = _read_hmac_key(variable, True)
-    if hmac_key is None or variable.problems:
-        raise SettingsError(variable.problems)
+    reader = _Reader(environ)
+    hmac_key: bytes | None = reader.read(evolve(VARIABLES["hmac_key"], needed_with=""))
+    if hmac_key is None:
+        raise SettingsError(reader.problems)
     return hmac_key
 
 
@@ -218,13 +335,12 @@ def read_redis(environ: Mapping[str, str]) -> tuple[RedisURL, str]:
 
     @raise SettingsError: with every mistake there is.
     """
-    variable = _Variables(environ)
-    url = variable(
-        "REDIS_URL", parse_redis_url, None, "set it to redis://[:password@]host[:port]"
-    )
-    key = _read_redis_key(variable, True)
-    if url is None or variable.problems:
-        raise SettingsError(variable.problems)
+    reader = _Reader(environ)
+    missing = "set it to redis://[:password@]host[:port]"
+    url = reader.read(evolve(VARIABLES["redis_url"], missing=missing))
+    key = reader.read(evolve(VARIABLES["redis_key"], needed_with=""))
+    if reader.problems:
+        raise SettingsError(reader.problems)
     return url, key
 
 
@@ -236,76 +352,59 @@ def read(environ: Mapping[str, str]) -> Settings:
 
     @raise SettingsError: with every mistake there is.
     """
-    variable = _Variables(environ)
-    problems = variable.problems
-    proxy_protocol = variable("PROXY_PROTOCOL", parse_flag, False)
-    settings = Settings(
-        deploy=variable("DEPLOY", str, "", "set it to a label for this instance"),
-        tokens=variable(
-            "TOKEN_MAP",
-            parse_tokens,
-            (),
-            ""
-            if variable.is_set("REDIS_URL")
-            else "set it to user:token[,user:token...], or set REDIS_URL",
-        ),
-        port=variable("PORT", parse_port, 0, "set it to the TCP port to listen on"),
-        listen_host=variable("LISTEN_HOST", str, None),
-        forward_dest=variable(
-            "FORWARD_DEST",
-            parse_destinations,
-            _NOWHERE,
-            "set it to the host:port of the syslog receiver",
-        ),
-        forward_dest_connect_timeout_seconds=variable(
-            "FORWARD_DEST_CONNECT_TIMEOUT", parse_seconds, 10.0
-        ),
-        forward_count=variable("FORWARD_COUNT", parse_count, 4),
-        delivery_timeout_seconds=variable("DELIVERY_TIMEOUT", parse_seconds, 5.0),
-        delivery=variable("DELIVERY", parse_delivery, "acked"),
-        replay_bytes=variable("REPLAY_BYTES", parse_size_or_nothing, 256 * KIB),
-        relp_window=variable("RELP_WINDOW", parse_count, 128),
-        enforce_ssl=variable("ENFORCE_SSL", parse_flag, False),
-        pem=variable("PEMFILE", parse_pem_file, None),
-        hmac_key=_read_hmac_key(variable, variable.is_set("REDIS_URL")),
-        metadata_id=variable("METADATA_ID", parse_sd_id, None),
-        query_params=variable("LOG_ISS_QUERY_PARAMS", parse_sd_names, ()),
-        field_params=variable("LOG_ISS_FIELD_PARAMS", parse_sd_names, ()),
-        keep_structured_data=variable("KEEP_STRUCTURED_DATA", parse_flag, False),
-        max_body_bytes=variable("MAX_BODY_BYTES", parse_size, 16 * MIB),
-        max_inflight_bytes=variable("MAX_INFLIGHT_BYTES", parse_size, 256 * MIB),
-        log_successes=variable("REQUEST_LOG", parse_request_log, True),
-        http_channel=variable("HTTP_CHANNEL", parse_channel, "fast"),
-        require_msg_count=variable("REQUIRE_MSG_COUNT", parse_flag, False),
-        header_timeout_seconds=variable("HEADER_TIMEOUT", parse_seconds, 10.0),
-        body_timeout_seconds=variable("BODY_TIMEOUT", parse_seconds, 30.0),
-        body_rate=variable("BODY_RATE", parse_size_or_nothing, 1024),
-        keepalive_timeout_seconds=variable("KEEPALIVE_TIMEOUT", parse_seconds, 330.0),
-        on_timeout=variable("ON_TIMEOUT", parse_on_timeout, "respond"),
-        max_request_line_bytes=variable("MAX_REQUEST_LINE", parse_head_size, 8 * KIB),
-        max_header_bytes=variable("MAX_HEADER_BYTES", parse_head_size, 16 * KIB),
-        max_header_fields=variable("MAX_HEADER_FIELDS", parse_many, 100),
-        read_ahead_bytes=variable("READ_AHEAD", parse_size_or_nothing, 64 * KIB),
-        max_frames=variable("MAX_FRAMES", parse_many, 100_000),
-        max_frame_bytes=variable("MAX_FRAME_BYTES", parse_frame_size, FRAME_BYTES_MAX),
-        max_gzip_members=variable("MAX_GZIP_MEMBERS", parse_many, 16),
-        max_gzip_ratio=variable("MAX_GZIP_RATIO", parse_many, 200),
-        proxy_protocol=proxy_protocol,
-        trusted_proxies=variable(
-            "TRUSTED_PROXIES",
-            parse_networks,
-            _NOBODY if proxy_protocol else EVERYBODY,
-        ),
-        redis_url=variable("REDIS_URL", parse_redis_url, None),
-        redis_key=_read_redis_key(variable, variable.is_set("REDIS_URL")),
-        credential_refresh_interval_seconds=variable(
-            "CREDENTIAL_REFRESH_INTERVAL", parse_interval, 60.0
-        ),
-        allow_empty_credentials=variable("ALLOW_EMPTY_CREDENTIALS", parse_flag, False),
-        max_connections=variable("MAX_CONNECTIONS", parse_many, 10_000),
-        admin_port=variable("ADMIN_PORT", parse_port, None),
-        admin_host=variable("ADMIN_HOST", str, "127.0.0.1"),
-    )
+    reader = _Reader(environ)
+    values: dict[str, Any] = {"deploy": "", "port": 0}
+    for name, variable in VARIABLES.items():
+        value = reader.read(variable)
+        if value is not None:
+            values[name] = value
+    settings = Settings(**values)
+    problems = reader.problems + _contradictions(settings)
+    is_trust_stated = bool(reader.text("TRUSTED_PROXIES"))
+    if settings.enforce_ssl and settings.proxy_protocol and not is_trust_stated:
+        problems.append(
+            "ENFORCE_SSL: with PROXY_PROTOCOL nobody is trusted for X-Forwarded-Proto"
+            " unless TRUSTED_PROXIES says who, so that every post would be refused;"
+            " set TRUSTED_PROXIES or unset ENFORCE_SSL"
+        )
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+@frozen
+class Effective:
+    """
+    What a variable is, and by whom.
+
+    @ivar text: as it is set, or its default; secrets are masked.
+    @ivar source: ``environment``, ``default``, nothing for what is not set.
+    """
+
+    name: str
+    text: str
+    source: str
+
+
+def effective(environ: Mapping[str, str]) -> list[Effective]:
+    """All variables as they count, right or wrong."""
+    reader = _Reader(environ)
+    return [_effective(reader, variable) for variable in VARIABLES.values()]
+
+
+def _effective(reader: _Reader, variable: Variable) -> Effective:
+    text = reader.text(variable.name)
+    if not text:
+        source = "default" if variable.default else ""
+        return Effective(variable.name, variable.default, source)
+    if variable.mask is not None:
+        text = variable.mask(text)
+    return Effective(variable.name, text, "environment")
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """What variables have against each other."""
+    problems = []
     if settings.max_inflight_bytes < settings.max_body_bytes:
         problems.append(
             f"MAX_INFLIGHT_BYTES: is {settings.max_inflight_bytes}, less than"
@@ -317,17 +416,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             f"ADMIN_PORT: is {settings.admin_port}, as is PORT; set it to another, the"
             " status page is not for those who post"
         )
-    problems += _destination_problems(settings)
-    is_trust_stated = bool(environ.get("TRUSTED_PROXIES", "").strip())
-    if settings.enforce_ssl and proxy_protocol and not is_trust_stated:
-        problems.append(
-            "ENFORCE_SSL: with PROXY_PROTOCOL nobody is trusted for X-Forwarded-Proto"
-            " unless TRUSTED_PROXIES says who, so that every post would be refused;"
-            " set TRUSTED_PROXIES or unset ENFORCE_SSL"
-        )
-    if problems:
-        raise SettingsError(problems)
-    return settings
+    return problems + _destination_problems(settings)
 
 
 def _destination_problems(settings: Settings) -> list[str]:

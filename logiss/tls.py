@@ -55,10 +55,12 @@ class ClientTLS(TLSMemoryBIOProtocol):
 
     @ivar refusal: why the backend's certificate was refused, when OpenSSL has
         refused it.
+    @ivar certificate: the backend's, once it was shown.
     @ivar tcp_end: how TCP has ended, once it has.
     """
 
     refusal = ""
+    certificate: X509 | None = None
     tcp_end: Failure | None = None
     _ending: IDelayedCall | None = None
 
@@ -209,6 +211,8 @@ class _ExplainingCreator:
             _: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
         ) -> bool:
             why = ""
+            if depth == 0:
+                protocol.certificate = certificate
             if not ok:
                 why = _VERIFY_ERRORS.get(error, f"was refused (X509_V_ERR {error})")
             elif depth == 0 and not _is_for(certificate, self._host):

@@ -90,6 +90,13 @@ class RedisURL:
     password: str = field(default="", repr=lambda given: MASK if given else "''")
     tls: bool = False
 
+    def __str__(self) -> str:
+        """The URL; whoever reads it learns no password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        who = f"{self.user}:{MASK}@" if self.password else ""
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{who}{host}:{self.port}/{self.database}"
+
 
 def parse_port(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65_535:

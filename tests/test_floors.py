@@ -17,7 +17,7 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate chunked heads limits variables metrics l2met"
-    " words history probes"
+    " words history probes reference"
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
@@ -28,7 +28,7 @@ FLOORS = (
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
     " report",
     # 4 faces
-    "web site health status",
+    "web site health status preflight",
     # 5 builder
     "service",
     # 6 doors

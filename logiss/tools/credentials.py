@@ -42,17 +42,24 @@ def add_to(subcommands: Any) -> None:
 
 
 def _add_list(commands: Any) -> None:
-    parser = commands.add_parser("list", help="print a line for each credential")
+    parser = commands.add_parser(
+        "list",
+        help="print a line for each credential",
+        description="Prints a line for each credential in Redis: user, name, stage and"
+        " whether it is deprecated. Exits with 1 when an entry cannot be read.",
+    )
     parser.set_defaults(call=lambda arguments: _told(lambda: list_all()))
 
 
 def _add_add(commands: Any) -> None:
     parser = commands.add_parser(
         "add",
-        help="add a credential; its password is read from the terminal or standard"
-        " input, by HMAC_KEY in the environment",
+        help="add a credential",
+        description="Adds a credential to those of USER in Redis. Its password is read"
+        " from the terminal or standard input; what is kept is its HMAC-SHA512, by"
+        " HMAC_KEY in the environment.",
     )
-    parser.add_argument("user", type=_user)
+    parser.add_argument("user", metavar="USER", type=_user, help="who is to post")
     parser.add_argument("--name", type=_text, required=True, help="what to call it")
     parser.add_argument(
         "--stage", type=_text, default="current", help="default: %(default)s"
@@ -70,9 +77,14 @@ def _add_add(commands: Any) -> None:
 
 
 def _add_revoke(commands: Any) -> None:
-    parser = commands.add_parser("revoke", help="remove a credential")
-    parser.add_argument("user", type=_user)
-    parser.add_argument("name", type=_text)
+    parser = commands.add_parser(
+        "revoke",
+        help="remove a credential",
+        description="Removes one credential of USER from Redis. Posts with it get 401"
+        " as soon as each instance has read the hash again.",
+    )
+    parser.add_argument("user", metavar="USER", type=_user, help="whose it is")
+    parser.add_argument("name", metavar="NAME", type=_text, help="what it is called")
     parser.set_defaults(call=lambda arguments: _told(lambda: revoke(arguments)))
 
 

@@ -13,6 +13,7 @@ def add_to(subcommands: Any) -> None:
     parser = subcommands.add_parser(
         "receive",
         help="receive octet-counted syslog over TCP and print each frame on a line",
+        description="Receives what logiss forwards, and prints each frame on a line.",
     )
     parser.add_argument("--port", type=int, required=True, help="TCP port; 0 is any")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")

@@ -1,0 +1,129 @@
+"""``logiss check`` without a network: what it shows and what it finds."""
+
+import os
+import resource
+import sys
+from io import StringIO
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from logiss.__main__ import main
+from logiss.reference import ENTRIES
+
+ENVIRON = {
+    "DEPLOY": "eu-1",
+    "PORT": "5000",
+    "FORWARD_DEST": "syslog.example.com:601",
+    "TOKEN_MAP": "app:hunter2",
+    "DELIVERY_TIMEOUT": "4.5",
+}
+
+
+class CheckTests(SynchronousTestCase):
+    """It says what counts, and all that is wrong with it."""
+
+    def check(self, *options: str, **variables: str) -> tuple[int, list[str]]:
+        """Its exit code and its lines."""
+        said = StringIO()
+        self.patch(os, "environ", {**ENVIRON, **variables})
+        self.patch(sys, "stdout", said)
+        code = main(["check", "--offline", *options])
+        return code, said.getvalue().splitlines()
+
+    def findings(self, **variables: str) -> tuple[int, list[str]]:
+        """All but what is always there."""
+        code, lines = self.check("--brief", **variables)
+        always = "note: FORWARD_DEST: was not tried, as --offline says"
+        return code, [line for line in lines if line != always]
+
+    def test_variables(self) -> None:
+        """Each variable has its line, in the order of the reference."""
+        code, lines = self.check()
+        self.assertEqual(code, 0)
+        shown = lines[: lines.index("")]
+        names = [line.removeprefix("# ").split("=")[0].split(" ")[0] for line in shown]
+        self.assertEqual(names, [entry.name for entry in ENTRIES])
+
+    def test_sources(self) -> None:
+        """Each line says where its value comes from."""
+        _, lines = self.check("--http", "stock", METADATA_ID="a@1 b", ADMIN_HOST="")
+        shown = {tuple(part.strip() for part in line.split("  # ")) for line in lines}
+        self.assertIn(("DEPLOY=eu-1", "environment"), shown)
+        self.assertIn(("METADATA_ID='a@1 b'", "environment"), shown)
+        self.assertIn(("ADMIN_HOST=127.0.0.1", "default"), shown)
+        self.assertIn(("HTTP_CHANNEL=stock", "--http"), shown)
+        self.assertIn(("# REDIS_URL", "not set"), shown)
+
+    def test_secrets(self) -> None:
+        """No line has a secret in it, right or wrong."""
+        for variables in (
+            {"TOKEN_MAP": "app:hunter2"},
+            {"TOKEN_MAP": "hunter2"},
+            {"REDIS_URL": "redis://:hunter2@cache", "HMAC_KEY": "hunter2"},
+            {"REDIS_URL": "hunter2"},
+        ):
+            _, lines = self.check(**variables)
+            self.assertNotIn("hunter2", "\n".join(lines))
+            self.assertIn("********", "\n".join(lines))
+
+    def test_good(self) -> None:
+        """There is nothing to say, and the exit code is 0."""
+        self.assertEqual(self.findings(), (0, []))
+
+    def test_mistakes(self) -> None:
+        """Each mistake is an error on a line of its own, as the start has it."""
+        code, lines = self.findings(PORT="80000", FORWARD_COUNT="0", HTTP_CHANNEL="x")
+        self.assertEqual(code, 1)
+        self.assertEqual(
+            lines,
+            [
+                "error: PORT: must be a port number from 0 to 65535, not '80000'",
+                "error: FORWARD_COUNT: must be a whole number from 1 to 1000, not '0'",
+                "error: HTTP_CHANNEL: must be 'fast' or 'stock', not 'x'",
+            ],
+        )
+
+    def test_misspelt(self) -> None:
+        """A variable that was meant to be one of ours is named."""
+        self.assertEqual(
+            self.findings(DELIVERY_TIME_OUT="3", DELIVERY_TIMEOUT="", HOME="/"),
+            (
+                0,
+                [
+                    "warning: DELIVERY_TIME_OUT: is not read; if DELIVERY_TIMEOUT is"
+                    " meant, call it that",
+                    "note: DELIVERY_TIMEOUT: is 5 s, but log-shuttle and logplex give"
+                    " up after 5 s and never read a 504; set 4.5",
+                ],
+            ),
+        )
+
+    def test_log_iss(self) -> None:
+        """What only log-iss read is said to be of no use."""
+        self.assertEqual(
+            self.findings(LIBRATO_TOKEN="x"),
+            (0, ["note: LIBRATO_TOKEN: log-iss read it, logiss does not; unset it"]),
+        )
+
+    def test_open_admin_port(self) -> None:
+        """Whoever opens the status page to others is told what that means."""
+        code, lines = self.findings(ADMIN_PORT="9514", ADMIN_HOST="0.0.0.0")
+        self.assertEqual(code, 0)
+        self.assertEqual(len(lines), 1)
+        self.assertIn("warning: ADMIN_HOST: is 0.0.0.0: whoever reaches it", lines[0])
+        self.assertEqual(self.findings(ADMIN_PORT="9514"), (0, []))
+
+    def test_too_few_files(self) -> None:
+        """Fewer clients than were wanted is a warning with the number to set."""
+        self.patch(resource, "getrlimit", lambda _: (1024, 1024))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        code, (line,) = self.findings(MAX_CONNECTIONS="1000000")
+        self.assertEqual(code, 0)
+        self.assertIn("warning: MAX_CONNECTIONS: is 1000000, but so few files", line)
+        self.assertIn("(ulimit -n) to 1000072", line)
+
+    def test_one_line(self) -> None:
+        """Nothing in a value reaches the terminal as anything but text."""
+        _, lines = self.check(DEPLOY="a\nb\x1b[31m", PORT="\x1b]0;x\x07")
+        for line in lines:
+            self.assertTrue(line.isprintable(), line)
