@@ -53,6 +53,7 @@ _NO_MESSAGES_IN = frozenset(
 EXCUSED_ROOMS = {
     "exposition": "what metrics are; docs/monitoring.rst has them",
     "plots": "titles of plots",
+    "reference": "what variables are; docs/configuration.rst has it",
     "report": "the answers of the page when all is good; else findings are the answer",
     "screen": "headings of the page in a terminal",
     "words": "units",
@@ -125,6 +126,7 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("daemon", "curl -i -u '…:…' -H 'Content-Type: application/logplex-1' \\"),
         ("daemon", "http://127.0.0.1:…/logs"),
+        ("tools.check", "… # not set"),
     ),
     "the page's answer, with the sentence of a finding beside it": (
         ("findings", "Not all"),
@@ -175,6 +177,12 @@ class Message:
         """What it may be a part of; holes take anything."""
         pieces = re.split(f"([{''.join(_MARKS)}])", self.template)
         return re.compile("".join(_MARKS.get(p) or re.escape(p) for p in pieces))
+
+    @cached_property
+    def gist(self) -> str:
+        """The longest part that it always has."""
+        either = f"{_EITHER}[^{_END}]*{_END}+"
+        return max(re.sub(either, HOLE, self.template).split(HOLE), key=len)
 
     @cached_property
     def spellings(self) -> list[list[str]]:
@@ -465,19 +473,18 @@ class Composer:
 
     messages: Iterable[Message]
     words: frozenset[str] = frozenset()
-    _known: dict[str, _Made | None] = field(factory=dict, init=False)
+    _made: dict[str, _Made | None] = field(factory=dict, init=False)
+    _filled: dict[str, _Made | None] = field(factory=dict, init=False)
 
     def made_of(self, text: str) -> _Made | None:
         """The messages in `text`, in any way to make it; None when there is no way."""
-        if text not in self._known:
-            # It is not made of itself.
-            self._known[text] = None
-            self._known[text] = _joined(self._ways(text))
-        return self._known[text]
+        if text not in self._made:
+            self._made[text] = _joined(self._ways(text))
+        return self._made[text]
 
     def _ways(self, text: str) -> Iterator[_Made]:
         for message in self.messages:
-            if message.pattern.fullmatch(text):
+            if message.gist in text and message.pattern.fullmatch(text):
                 for fixed in message.spellings:
                     for parts in self._holes(fixed, text):
                         yield parts | {message}
@@ -498,17 +505,24 @@ class Composer:
                     yield hole | more
 
     def _in_hole(self, text: str) -> _Made | None:
-        """What a hole is filled with: one thing, or several one behind the other."""
-        if _UNKNOWN.fullmatch(text) or text in self.words:
-            return self.made_of(text) or frozenset()
-        ways = [self.made_of(text)]
-        for found in re.finditer(r",? ", text):
+        """What fills a hole: one thing, or several one behind the other."""
+        if text not in self._filled:
+            ways = [self._one(text), *self._several(text)]
+            self._filled[text] = _joined(way for way in ways if way is not None)
+        return self._filled[text]
+
+    def _one(self, text: str) -> _Made | None:
+        is_leaf = _UNKNOWN.fullmatch(text) is not None or text in self.words
+        return self.made_of(text) or (frozenset() if is_leaf else None)
+
+    def _several(self, text: str) -> Iterator[_Made]:
+        for found in re.finditer(r"(?<=.)(?=, )|,? ", text):
             first, rest = text[: found.start()], text[found.end() :]
             is_known = _UNKNOWN.fullmatch(first) is not None
             head = self.made_of(first) or (frozenset() if is_known else None)
-            if head is not None and (tail := self._in_hole(rest)) is not None:
-                ways.append(head | tail)
-        return _joined(way for way in ways if way is not None)
+            tail = self._in_hole(rest) if head is not None else None
+            if head is not None and tail is not None:
+                yield head | tail
 
 
 def _joined(ways: Iterable[_Made]) -> _Made | None:
