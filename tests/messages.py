@@ -2,10 +2,10 @@
 Finds what logiss may say to a person when something is wrong, in its code.
 
 Everything that reads like words is found, wherever it stands: two words in a row in any
-literal, and a single one where errors are made (`ERROR_CALLS`, and whatever is raised
-somewhere). What is not looked at is left out for its place, as help texts, annotations
-and asserts are, or by name and with a reason (`EXCUSED_ROOMS`, `EXCUSED`). So a new
-message cannot be overlooked, only excused.
+literal, and a single one where errors are made (`ERROR_CALLS`, `ERROR_NAMES`, and
+whatever is raised somewhere). What is not looked at is left out for its place, as help
+texts, annotations and asserts are, or by name and with a reason (`EXCUSED_ROOMS`,
+`EXCUSED`). So a new message cannot be overlooked, only excused.
 
 What varies in a message is a hole. A line that somebody reads is often made of
 several: ``Problem with body: …`` and what is wrong with it. So a text is held against
@@ -35,6 +35,8 @@ ERROR_CALLS = frozenset(
     {"Answer", "_say", "_to_stderr", "_exit_with", "_give_up", "_end", "_pause"}
     | {"fail", "refused", "refuse"}
 )
+#: Variables and keywords that have what somebody reads.
+ERROR_NAMES = frozenset({"why", "reason", "cause", "error", "problem", "message"})
 #: Events whose words are names of fields and phases; the reasons of others are read.
 _NAMING_EVENTS = frozenset({"phase_reached", "fields_cut"})
 #: Keywords whose values are help, style or names of things.
@@ -320,10 +322,14 @@ class _Reader:
                 yield Message(self.room, node.lineno, said)
 
     def _makes_error(self, node: ast.AST) -> bool:
-        if isinstance(node, ast.Raise):
-            return True
-        if not isinstance(node, ast.Call):
-            return False
+        match node:
+            case ast.keyword(arg=str(name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                return name in ERROR_NAMES
+            case ast.Call():
+                return self._calls_error(node)
+        return False
+
+    def _calls_error(self, node: ast.Call) -> bool:
         name = ast.unparse(node.func)
         *_, owner, last = ["", *name.split(".")]
         if name == "print":
@@ -360,6 +366,11 @@ def _spoken(node: ast.AST) -> Iterator[ast.AST]:
         return  # a docstring
     if isinstance(node, ast.Assert):
         yield node.test
+    elif isinstance(node, ast.Subscript):
+        yield node.value
+    elif isinstance(node, ast.Compare):
+        sides = (node.left, *node.comparators)
+        yield from (side for side in sides if not isinstance(side, ast.Constant))
     elif isinstance(node, ast.Call):
         yield from _spoken_in_call(node)
     else:
@@ -380,7 +391,7 @@ def _spoken_in_call(node: ast.Call) -> Iterator[ast.AST]:
     yield node.func
     # What is looked up is the name of something.
     yield from node.args[name.endswith(".get") :]
-    yield from (word.value for word in node.keywords if word.arg not in _NO_MESSAGES)
+    yield from (word for word in node.keywords if word.arg not in _NO_MESSAGES)
 
 
 def _raised_in(tree: ast.Module) -> Iterator[str]:

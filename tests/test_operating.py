@@ -264,6 +264,9 @@ class CollectorTests(SynchronousTestCase):
             ('self.problems.append(f"{name}: late")', ["…: late"]),
             ('self._events.connect_failed(1, "late")', ["late"]),
             ('events.clients_cut(1, a, why="late")', ["late"]),
+            ('why = "late"', ["late"]),
+            ('why = "late" if a else b', ["late"]),
+            ('Loss(why="late")', ["late"]),
             ('delivery.fail("late")', ["late"]),
             # what is the case; not what to do, which the guide says in its own words
             (
@@ -289,6 +292,7 @@ class CollectorTests(SynchronousTestCase):
             'raise KeyError(names.get("late"))',
             'X = f"{a} {b}"',
             'X = "word"',
+            'why = said["late"] if a == "early" else b',
             'X = "an-identifier_too"',
         ):
             with self.subTest(source):
