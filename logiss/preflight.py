@@ -14,7 +14,7 @@ from attrs import frozen
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -94,6 +94,9 @@ async def _destination(
     host = destination.host
     if not (isIPAddress(host) or isIPv6Address(host.partition("%")[0])):
         addresses = await _resolved(reactor, host, timeout_seconds)
+        if addresses is None:
+            why = f"{destination}: no answer of DNS within {timeout_seconds:g} s"
+            return [Result(ERROR, "FORWARD_DEST", why)]
         if not addresses:
             why = f"{destination}: {host!r} has no address; correct it, or see to DNS"
             return [Result(ERROR, "FORWARD_DEST", why)]
@@ -126,7 +129,7 @@ class _Addresses:
 
     def __init__(self) -> None:
         self.found: list[str] = []
-        self.done: Deferred[list[str]] = Deferred()
+        self.done: Deferred[list[str] | None] = Deferred()
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
         pass
@@ -143,12 +146,17 @@ class _Addresses:
 
 def _resolved(
     reactor: IReactor, host: str, timeout_seconds: float
-) -> Deferred[list[str]]:
-    """The addresses of `host`; none when there are none, or not in time."""
+) -> Deferred[list[str] | None]:
+    """The addresses of `host`; None when they are not known in time."""
     addresses = _Addresses()
     reactor.nameResolver.resolveHostName(addresses, host)
-    done = addresses.done.addTimeout(timeout_seconds, reactor)
-    return done.addErrback(lambda _: [])
+    done: Deferred[list[str] | None] = addresses.done
+    done.addTimeout(timeout_seconds, reactor)
+    return done.addErrback(_none_in_time)
+
+
+def _none_in_time(reason: Failure) -> None:
+    reason.trap(TimeoutError)
 
 
 @implementer(ISenderOwner)

@@ -8,7 +8,9 @@ from io import StringIO
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.__main__ import main
+from logiss.preflight import Result
 from logiss.reference import ENTRIES
+from logiss.tools import check
 
 ENVIRON = {
     "DEPLOY": "eu-1",
@@ -98,6 +100,10 @@ class CheckTests(SynchronousTestCase):
             ),
         )
 
+    def test_not_misspelt(self) -> None:
+        """Nobody is told so whose variable is set."""
+        self.assertEqual(self.findings(DELIVERY_TIMEOUTS="3"), (0, []))
+
     def test_log_iss(self) -> None:
         """What only log-iss read is said to be of no use."""
         self.assertEqual(
@@ -127,3 +133,13 @@ class CheckTests(SynchronousTestCase):
         _, lines = self.check(DEPLOY="a\nb\x1b[31m", PORT="\x1b]0;x\x07")
         for line in lines:
             self.assertTrue(line.isprintable(), line)
+
+    def test_others_words(self) -> None:
+        """Nor does anything that a server has said."""
+        said = Result("error", "REDIS_URL", "ERR \x1b]0;x\x07\nok: all is well")
+        self.patch(check, "_results", lambda *_: iter([said]))
+        code, lines = self.check("--brief")
+        self.assertEqual(code, 1)
+        self.assertEqual(
+            lines, ["error: REDIS_URL: ERR \ufffd]0;x\ufffd\ufffdok: all is well"]
+        )

@@ -134,6 +134,24 @@ async def test_names() -> None:
     ]
 
 
+class SilentResolver(FakeResolver):
+    """A name service that does not answer."""
+
+    def resolveHostName(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        return None
+
+
+@pytest_twisted.ensureDeferred
+@within(30)
+async def test_silent_dns() -> None:
+    """A name service that does not answer is not waited for."""
+    async with resolving(SilentResolver("")):
+        found = await tried(Destination("syslog.example.com", 601))
+    assert lines(found) == [
+        "error: FORWARD_DEST: syslog.example.com:601: no answer of DNS within 2 s"
+    ]
+
+
 @pytest_twisted.ensureDeferred
 @within(30)
 async def test_tls(tmp_path: Path, ca: trustme.CA) -> None:
