@@ -3,9 +3,11 @@
 import ast
 import re
 import signal
+from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from logiss import frames, proxy_header, settings
 from tests import messages
 from tests.messages import HOLE, Composer, Message
 
@@ -214,6 +216,31 @@ class UnexplainedTests(SynchronousTestCase):
         )
 
 
+def real_words() -> Iterator[str]:
+    """What some rooms say, asked for it."""
+    for environ in (
+        {},
+        {"REDIS_URL": "redis://cache.example.com"},
+        {"PORT": "x", "FORWARD_DEST": "a", "TOKEN_MAP": "a", "DELIVERY": "relp"},
+        {"FORWARD_DEST": "relp://a:1,b:2", "FORWARD_COUNT": "1"},
+        {"MAX_FRAME_BYTES": "1MiB", "PEMFILE": "/nowhere", "METADATA_ID": "origin"},
+    ):
+        try:
+            settings.read(environ)
+        except settings.SettingsError as e:
+            yield from e.problems
+    for body in (b"x", b"99 <1>", b"4 <1>1", b"10 " + b"<1>1 2 3 4"):
+        try:
+            frames.rewrite(body, b"")
+        except frames.MalformedFrame as e:
+            yield str(e)
+    for header in (b"GET / HTTP/1.1\r\n", b"PROXY TCP4 a b 1 2\r\n"):
+        try:
+            proxy_header.read(header)
+        except proxy_header.BadHeader as e:
+            yield str(e)
+
+
 class CollectorTests(SynchronousTestCase):
     """Every way to say something is seen through."""
 
@@ -276,6 +303,20 @@ class CollectorTests(SynchronousTestCase):
         ):
             with self.subTest(source):
                 self.assertEqual(self.found(source), words, source)
+
+    def test_said(self) -> None:
+        """What is really said is among what was found."""
+        found = [m for m in own_messages() if m.says_something]
+        for words in real_words():
+            with self.subTest(words):
+                after_name = words.partition(": ")[2]
+                fitting = [
+                    message
+                    for message in found
+                    if message.pattern.fullmatch(words)
+                    or message.pattern.fullmatch(after_name)
+                ]
+                self.assertNotEqual(fitting, [], words)
 
     def test_left_out(self) -> None:
         """What nobody reads, or not when something is wrong, is not found."""
