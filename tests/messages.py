@@ -48,6 +48,7 @@ _NO_MESSAGES = frozenset(
 _NO_MESSAGES_IN = frozenset(
     {"re.compile", "re.fullmatch", "re.match", "re.split", "re.sub", "re.findall"}
     | {"re.finditer", "cast", "getattr", "hasattr", "Attribute", "TypeVar"}
+    | {"parser.add_argument_group"}
 )
 
 #: Rooms with words for other occasions. Errors that are made there are found all the
@@ -251,7 +252,7 @@ def alternatives(node: ast.expr) -> list[str]:
     if isinstance(node, ast.IfExp):
         sides = [template_of(side) for side in (node.body, node.orelse)]
         return [side or "" for side in sides] if None not in sides else []
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "many":
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("many", "_many"):
         given = [template_of(word) or "" for word in node.args[1:]]
         one, more = given if len(given) > 1 else (given[0], f"{given[0]}s")
         return [f"{HOLE} {one}", f"{HOLE} {more}"] if one else []
