@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import frames, proxy_header, settings
+from logiss.__main__ import TOOLS
 from tests import messages
 from tests.messages import HOLE, Composer, Message
 
 ROOT = messages.ROOT
 GUIDE = ROOT / "docs" / "operating.rst"
 
+#: Variables of the system, of OpenSSL and of commands.
+OF_OTHERS = {"CAP_NET_BIND_SERVICE", "SSL_CERT_FILE"}
 #: Lines that tell of nothing that is wrong.
 GOOD_METRICS = {
     "count#log-iss.credentials.refresh.success",
@@ -159,6 +162,42 @@ class GuideTests(SynchronousTestCase):
         titles = set(re.findall(r"^(.+)\n[=-]{3,}$", self.guide, re.MULTILINE))
         for target in re.findall(r"`([^`<>]+)`_\b", " ".join(self.guide.split())):
             self.assertIn(target, titles)
+
+
+class CommandsTests(SynchronousTestCase):
+    """What the guide tells to type is there."""
+
+    def setUp(self) -> None:
+        text = " ".join(GUIDE.read_text().split())
+        self.literals = re.findall(r"``(.+?)``", text)
+
+    def test_tools(self) -> None:
+        """Each command of logiss is one, with the options that it has."""
+        tools = {tool.__name__.rpartition(".")[2] for tool in TOOLS}
+        typed = [t for t in self.literals if re.match(r"logiss [a-z]+\b(?!:)", t)]
+        typed = [t for t in typed if "INSTANCE" not in t]
+        self.assertGreater(len(typed), 5)
+        for command in typed:
+            self.assertIn(command.split()[1], tools, command)
+
+    def test_searches(self) -> None:
+        """What is to be searched for in the log stands there."""
+        lines = (ROOT / "docs" / "log-lines.rst").read_text()
+        patterns = [t.split()[-1] for t in self.literals if t.startswith("grep ")]
+        self.assertGreater(len(patterns), 5)
+        for pattern in patterns:
+            self.assertRegex(lines, pattern.strip("'"))
+
+    def test_variables(self) -> None:
+        """What is to be set is read by logiss."""
+        known = {variable.name for variable in settings.VARIABLES.values()}
+        named = {
+            name
+            for text in self.literals
+            for name in re.findall(r"^([A-Z]+_[A-Z_]+)(?:=\S*)?$", text)
+        }
+        self.assertGreater(len(named), 20)
+        self.assertEqual(named - known - OF_OTHERS, set())
 
 
 class UnexplainedTests(SynchronousTestCase):
