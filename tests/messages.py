@@ -44,6 +44,8 @@ _NO_MESSAGES = frozenset(
     {"help", "description", "epilog", "metavar", "usage", "action", "repr", "title"}
     | {"style", "header_style", "border_style", "title_style"}
 )
+#: Constants with such values.
+_HELP = frozenset({"_DESCRIPTION", "_EPILOG"})
 #: Functions that take patterns, types and names of things.
 _NO_MESSAGES_IN = frozenset(
     {"re.compile", "re.fullmatch", "re.match", "re.split", "re.sub", "re.findall"}
@@ -359,6 +361,8 @@ def _spoken(node: ast.AST) -> Iterator[ast.AST]:
         return  # a docstring
     if isinstance(node, ast.Assert):
         yield node.test
+    elif isinstance(node, ast.Assign) and _is_help(node.targets[0]):
+        return
     elif isinstance(node, ast.Subscript):
         yield node.value
     elif isinstance(node, ast.Compare):
@@ -371,6 +375,11 @@ def _spoken(node: ast.AST) -> Iterator[ast.AST]:
             if name not in ("annotation", "returns"):
                 children = value if isinstance(value, list) else [value]
                 yield from (c for c in children if isinstance(c, ast.AST))
+
+
+def _is_help(target: ast.expr) -> bool:
+    """Whether it is a constant with a text for the command line's help."""
+    return isinstance(target, ast.Name) and target.id in _HELP
 
 
 def _spoken_in_call(node: ast.Call) -> Iterator[ast.AST]:

@@ -372,6 +372,7 @@ class CollectorTests(SynchronousTestCase):
             'raise KeyError(names.get("late"))',
             'X = f"{a} {b}"',
             'X = "word"',
+            '_DESCRIPTION = "What it does."',
             'why = said["late"] if a == "early" else b',
             'X = "an-identifier_too"',
         ):
