@@ -44,6 +44,8 @@ _NO_MESSAGES = frozenset(
     {"help", "description", "epilog", "metavar", "usage", "action", "repr", "title"}
     | {"style", "header_style", "border_style", "title_style"}
 )
+#: Methods that ask whether something is there.
+_ASKING = (".get", ".startswith", ".endswith")
 #: Constants with such values.
 _HELP = frozenset({"_DESCRIPTION", "_EPILOG"})
 #: Functions that take patterns, types and names of things.
@@ -391,8 +393,8 @@ def _spoken_in_call(node: ast.Call) -> Iterator[ast.AST]:
         yield from node.args[2:4]
         return
     yield node.func
-    # What is looked up is the name of something.
-    yield from node.args[name.endswith(".get") :]
+    # What is looked up or compared with is said elsewhere, or not at all.
+    yield from node.args[name.endswith(_ASKING) :]
     yield from (word for word in node.keywords if word.arg not in _NO_MESSAGES)
 
 
@@ -529,7 +531,7 @@ class Composer:
         return self.made_of(text) or (frozenset() if is_leaf else None)
 
     def _several(self, text: str) -> Iterator[_Made]:
-        for found in re.finditer(r"(?<=.)(?=, )|,? ", text):
+        for found in re.finditer(r"(?<=.)(?=[,;] )|,? ", text):
             first, rest = text[: found.start()], text[found.end() :]
             is_known = _UNKNOWN.fullmatch(first) is not None
             head = self.made_of(first) or (frozenset() if is_known else None)
