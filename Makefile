@@ -1,8 +1,9 @@
 # make run   sets everything up and runs logiss on port 5000
 # make test  sets everything up and passes the tests
+# make docs  makes pages of docs/: build/docs/index.html
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
-# make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make reference  writes docs/configuration.rst anew
+# make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
 # make audit  looks for known vulnerabilities of what is installed
 #
@@ -17,7 +18,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels bench-pages faults fuzz reference run test lint sanitize clean
+.PHONY: audit bench bench-hostile bench-levels bench-pages docs faults fuzz reference run test lint sanitize clean
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -31,6 +32,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Needs no network. A warning is an error, and all is read anew, for pages that have not
+# changed would not warn again of what they link to.
+docs: $(STAMP)
+	$(BIN)/sphinx-build -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 
 # From the settings and what logiss/reference.py says of them; a test compares.
 reference: $(STAMP)

@@ -12,10 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docs import make_configuration
 from docs.make_configuration import RIGHT
-from logiss import answers, frames, settings, stamp
+from logiss import answers, counts, frames, settings, stamp
+from logiss.__main__ import TOOLS
 from logiss.daemon import TRY_CREDENTIALS
 from logiss.l2met import EventLog
 from logiss.settings import VARIABLES
+from logiss.tools import check
 from tests.fakes import Facts
 from tests.test_floors import FLOOR_OF
 
@@ -148,8 +150,25 @@ class VariablesTests(SynchronousTestCase):
         self.assertEqual(texts - shown, set())
 
 
+_POSTED = r"--data-binary '([^']*)'"
+_PATH = r"``((?:benchmarks|deploy|docs|logiss|tests|twisted)/[a-z0-9_./-]+[a-z0-9_])"
+_MADE = r"(?:``make ([a-z-]+)|^ +make ([a-z-]+)(?=$|  | [A-Z_]+=))"
+
+
+def _section(page: str, title: str) -> str:
+    """What stands under `title`, up to the next one."""
+    return page.partition(f"\n{title}\n===")[2].partition("\n\n\n")[0]
+
+
 class ReadmeTests(SynchronousTestCase):
     """What the README tells a newcomer to do works."""
+
+    def test_one_screen(self) -> None:
+        """It is read at a glance: the rest is in docs, the tutorial first."""
+        text = README.read_text()
+        self.assertLessEqual(len(text.splitlines()), 50)
+        links = re.findall(r"<(docs/[\w-]+\.rst)>`_", text)
+        self.assertEqual(links[:2], ["docs/index.rst", "docs/tutorial.rst"])
 
     def test_commands_first(self) -> None:
         """The two commands stand near the top."""
@@ -160,16 +179,23 @@ class ReadmeTests(SynchronousTestCase):
     def test_frame(self) -> None:
         """curl sends one whole frame, and what is printed for it is what is shown."""
         text = README.read_text()
-        frame = re.search(r"--data-binary '([^']*)'", text)
+        frame = re.search(_POSTED, text)
         assert frame is not None
-        body = frame[1].encode()
-        count, _, msg = body.partition(b" ")
-        self.assertEqual(int(count), len(msg))
-        batch = frames.rewrite(body, stamp.origin(b"127.0.0.1"))
+        batch = frames.rewrite(frame[1].encode(), stamp.origin(b"127.0.0.1"))
         self.assertEqual(batch.frames, 1)
         shown = re.search(r"^ +(<190>.*)$", text, re.MULTILINE)
         assert shown is not None
         self.assertEqual(batch.octets.partition(b" ")[2].decode(), shown[1])
+
+    def test_frames(self) -> None:
+        """Whatever else is posted by curl anywhere is one whole frame, too."""
+        found = 0
+        for document in DOCUMENTS:
+            for body in re.findall(_POSTED, document.read_text()):
+                found += 1
+                batch = frames.rewrite(body.encode(), stamp.origin(b"127.0.0.1"))
+                self.assertEqual(batch.frames, 1, document.name)
+        self.assertGreater(found, 4)
 
     def test_credentials(self) -> None:
         """curl's user and the port are those of ``--with-receiver``."""
@@ -179,8 +205,36 @@ class ReadmeTests(SynchronousTestCase):
         self.assertIn('"PORT": "5000"', source)
 
 
+class CommandsTests(SynchronousTestCase):
+    """docs/commands.rst has every command."""
+
+    def test_all(self) -> None:
+        """Its table has each, in the order of the help."""
+        rows = re.findall(r"^``([a-z]+)``  ", docs("commands.rst"), re.M)
+        self.assertEqual(rows, [tool.__name__.rpartition(".")[2] for tool in TOOLS])
+
+
+class MigrationTests(SynchronousTestCase):
+    """docs/migration.rst leaves nobody from log-iss in doubt."""
+
+    def test_variables(self) -> None:
+        """Each variable that is read stands there, and each that is no longer read."""
+        variables = _section(docs("migration.rst"), "Variables")
+        read = [variable.name for variable in VARIABLES.values()]
+        for name in (*read, *check.NOT_READ):
+            self.assertIn(f"``{name}``", variables)
+
+    def test_answers(self) -> None:
+        """What it says that logiss answers is what logiss answers."""
+        told = one_line(_section(docs("migration.rst"), "Answers"))
+        for answer in (answers.ONLY_POST, answers.WRONG_TYPE, answers.ONLY_SSL):
+            self.assertIn(str(answer.code), told)
+            for words in answer.text.split():
+                self.assertIn(words, told)
+
+
 class AnswersTests(SynchronousTestCase):
-    """docs/http.rst and the README know every answer."""
+    """docs/http.rst knows every answer."""
 
     def test_constants(self) -> None:
         """Each constant answer stands in docs/http.rst with code and text."""
@@ -193,7 +247,7 @@ class AnswersTests(SynchronousTestCase):
                     self.assertIn(words, page)
 
     def test_codes(self) -> None:
-        """Each status that the code can answer stands in both."""
+        """Each status that the code can answer stands in both of its tables."""
         source = "".join(
             (ROOT / "logiss" / name).read_text() for name in ("answers.py", "web.py")
         )
@@ -203,10 +257,40 @@ class AnswersTests(SynchronousTestCase):
             for name in re.findall(r"http\.(?!RESPONSES)([A-Z_]{2,})", source)
         }
         self.assertTrue(codes >= {200, 400, 401, 413, 504})
-        readme = README.read_text().partition("\nStatuses\n===")[2]
+        requests, _, statuses = docs("http.rst").partition("\nStatuses\n===")
         for code in codes:
-            self.assertRegex(readme, rf"(?m)^{code} ")
-            self.assertRegex(docs("http.rst"), rf"\b{code}\b")
+            self.assertRegex(requests, rf"\b{code}\b")
+            self.assertRegex(statuses, rf"(?m)^{code} ")
+
+    def test_headers_read(self) -> None:
+        """It has the headers that are asked for, and else only those of HTTP itself."""
+        source = "".join(
+            (ROOT / "logiss" / f"{name}.py").read_text()
+            for name in ("counts", "guards", "retries", "web")
+        )
+        asked = re.findall(r'(?:values\(|^\w+ = )b"([a-z-]+)"', source, re.M)
+        said = _section(docs("http.rst"), "Headers of requests")
+        rows = re.findall(r"^``([\w-]+)``  ", said, re.M)
+        self.assertEqual(
+            {name.lower() for name in rows},
+            {
+                *asked,
+                *("logplex-drop-count", "logplex-lost-count"),
+                *("authorization", "connection", "expect", "host", "transfer-encoding"),
+            },
+        )
+        for name in counts.LOSS_HEADERS:
+            self.assertIn(f"``{name.decode()}``", said.lower())
+
+    def test_headers_written(self) -> None:
+        """It has the headers of each answer, and no others."""
+        written = {b"date", b"connection", answers.DELIVERY.lower()}
+        for answer in vars(answers).values():
+            if isinstance(answer, answers.Answer):
+                written |= {name.lower() for name, _ in answer.fields()}
+        said = _section(docs("http.rst"), "Headers of answers")
+        rows = re.findall(r"^``([\w-]+)``  ", said, re.M)
+        self.assertEqual({name.lower().encode() for name in rows}, written)
 
 
 class LogLinesTests(SynchronousTestCase):
@@ -332,23 +416,71 @@ class LinksTests(SynchronousTestCase):
             targets = re.findall(r"<([^<>\s`]+)>`_", text)
             targets += re.findall(r"^\.\. (?:literal)?include:: (\S+)", text, re.M)
             for target in targets:
+                path = target.partition("#")[0]
                 if not target.startswith("http"):
                     found += 1
                     self.assertTrue(
-                        (document.parent / target).is_file(), (document.name, target)
+                        (document.parent / path).is_file(), (document.name, target)
                     )
         self.assertGreater(found, 10)
 
+    def test_paths(self) -> None:
+        """Each path of the tree that is named is there."""
+        found = 0
+        for document in DOCUMENTS:
+            for path in re.findall(_PATH, document.read_text()):
+                found += 1
+                self.assertTrue((ROOT / path).exists(), (document.name, path))
+        self.assertGreater(found, 20)
+
+    def test_make(self) -> None:
+        """Each target of make that is named is there."""
+        targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+        found = 0
+        for document in DOCUMENTS:
+            named = re.findall(_MADE, document.read_text(), re.M)
+            found += len(named)
+            for one, other in named:
+                self.assertIn(one or other, targets, document.name)
+        self.assertGreater(found, 10)
+
     def test_index(self) -> None:
-        """Every page is in the table of contents, or part of one that is."""
-        pages = {path.name for path in (ROOT / "docs").glob("*.rst")} - {"index.rst"}
-        linked = set(re.findall(r"<([\w-]+\.rst)>`_", docs("index.rst")))
-        included = {
-            name
+        """
+        Every page is in the table of contents, or part of one that is; the list, for
+        who reads plain files, and Sphinx's own have the same in the same order.
+        """
+        index = docs("index.rst")
+        pages = {path.stem for path in (ROOT / "docs").glob("*.rst")} - {"index"}
+        parts = {
+            included: page
             for page in pages
-            for name in re.findall(r"^\.\. include:: (\S+)", docs(page), re.M)
+            for included in re.findall(
+                r"^\.\. include:: (\S+)", docs(f"{page}.rst"), re.M
+            )
         }
-        self.assertEqual(linked, pages - included)
+        own = [
+            name
+            for tree in re.findall(r"^\.\. toctree::\n((?:\n|   .*\n)+)", index, re.M)
+            for name in re.findall(r"^   ([\w-]+)$", tree, re.M)
+        ]
+        listed = [
+            parts.get(target, target.removesuffix(".rst"))
+            for target in re.findall(r"^- `.*?<(\S+\.rst)>`_", index, re.M)
+        ]
+        self.assertEqual(listed, own)
+        included = {name.removesuffix(".rst") for name in parts}
+        self.assertEqual(sorted(own), sorted(pages - included))
+
+    def test_examples_run(self) -> None:
+        """Each example of docs/embedding.rst is one that the tests run."""
+        tests = "".join(
+            (ROOT / "tests" / f"test_{name}.py").read_text()
+            for name in ("embedding", "status")
+        )
+        shown = re.findall(r"^   :pyobject: (\w+)", docs("embedding.rst"), re.M)
+        self.assertGreater(len(shown), 4)
+        for name in shown:
+            self.assertRegex(tests, rf"\b{name}\(")
 
     def test_included_objects(self) -> None:
         """Each object that is included is in the included file."""
@@ -371,16 +503,21 @@ class SyntaxTests(SynchronousTestCase):
         core = import_module("docutils.core")
         rst = import_module("docutils.parsers.rst")
 
-        class LiteralInclude(rst.Directive):  # type: ignore[misc, name-defined]
-            """Sphinx has it, docutils does not."""
+        class Unknown(rst.Directive):  # type: ignore[misc, name-defined]
+            """Sphinx has it, docutils does not; test_pages reads it."""
 
-            required_arguments = 1
-            option_spec = {"pyobject": rst.directives.unchanged_required}
+            optional_arguments = 1
+            has_content = True
+            option_spec = dict.fromkeys(
+                ("caption", "func", "hidden", "module", "prog", "pyobject"),
+                rst.directives.unchanged,
+            )
 
             def run(self) -> list[Any]:
                 return []
 
-        rst.directives.register_directive("literalinclude", LiteralInclude)
+        for name in ("argparse", "literalinclude", "toctree"):
+            rst.directives.register_directive(name, Unknown)
         for document in DOCUMENTS:
             core.publish_doctree(
                 document.read_text(),
