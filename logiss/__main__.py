@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from logiss._version import __version__
-from logiss.tools import check, credentials, hash, receive, run, top
+from logiss.tools import check, credentials, hash, receive, replay, run, send, top
 
 #: In the order in which somebody comes to need them.
-TOOLS = (run, check, receive, top, hash, credentials)
+TOOLS = (run, check, send, receive, top, hash, credentials, replay)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -17,16 +17,18 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate chunked heads limits variables metrics l2met"
-    " words history probes reference"
+    " words history probes reference captures"
+    " syslog_lines logs_url tally"
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords listening descriptors settings facts plots screen",
+    " passwords listening descriptors settings facts plots screen foreground"
+    " sources submitter fault",
     # 2 connections
-    "senders requests refresh exposition findings",
+    "senders requests refresh exposition findings feeding posting progress",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
-    " report",
+    " report target",
     # 4 faces
     "web site health status preflight",
     # 5 builder

@@ -22,8 +22,6 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from logiss.__main__ import TOOLS
-
 _TREE = Path(__file__).parents[2]
 _TUTORIAL = _TREE / "docs" / "tutorial.rst"
 _NOT_SOURCE = shutil.ignore_patterns(
@@ -66,15 +64,6 @@ def _steps(text: str) -> list[Step]:
             assert not steps[-1].shown, f"shown for nothing: {lines}"
             steps[-1] = Step(steps[-1].typed, lines)
     return steps
-
-
-def _of_what_is_there(text: str) -> str:
-    """`text` without the sections on commands that are still to come."""
-    tools = {tool.__name__.rpartition(".")[2] for tool in TOOLS}
-    sections = re.split(r"(?m)^(?=[1-9]\. )", text)
-    if "send" not in tools:
-        sections = [s for s in sections if "logiss send" not in s]
-    return "".join(sections)
 
 
 def _is_free(port: int) -> bool:
@@ -226,7 +215,7 @@ def _take(shell: Shell, step: Step) -> None:
 
 def test_tutorial(shell: Shell, tmp_path: Path) -> None:
     """From nothing to lines in rsyslog: it all works, and nothing of it is left."""
-    steps = _steps(_on_free_ports(_of_what_is_there(_TUTORIAL.read_text())))
+    steps = _steps(_on_free_ports(_TUTORIAL.read_text()))
     assert len(steps) > 10
     for step in steps:
         if "apt-get" not in step.typed:
