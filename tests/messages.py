@@ -69,6 +69,9 @@ EXCUSED_ROOMS = {
 EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
     "a header or its value, or a line of a protocol": (
         ("answers", 'Basic realm="logiss"'),
+        ("logs_url", "Basic …"),
+        ("posting", "-----BEGIN CERTIFICATE-----"),
+        ("posting", "-----END CERTIFICATE-----"),
         ("answers", "HTTP/1.1 … …"),
         ("answers", "text/plain; charset=utf-8"),
         ("channel", "Connection: close"),
@@ -99,6 +102,8 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ("answers", "Unknown Status"),
     ),
     "said to a programmer who calls it wrongly": (
+        ("captures", "… cannot be …"),
+        ("captures", "… is no field to be kept"),
         ("frames", "no frame at byte … of a batch"),
         ("relp", "a window of … frames lets nothing through"),
         ("relp", "a … session is never …"),
@@ -145,6 +150,26 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
             "Raise MAX_CONNECTIONS and the limit on open files, or put another logiss"
             " beside this one.",
         ),
+    ),
+    "what logiss replay --show prints of a body": (
+        ("fault", "at: ……"),
+        ("fault", "before: ...…"),
+        ("tools.replay", "; only the beginning was kept"),
+        ("tools.replay", "X-Request-Id: …"),
+        (
+            "tools.replay",
+            "a body only: when and why it was refused is not known",
+        ),
+        ("tools.replay", "body: … bytes…"),
+        ("tools.replay", "captured at …"),
+        ("tools.replay", "fault at byte …"),
+        ("tools.replay", "fault: none"),
+        ("tools.replay", "fault: …"),
+        ("tools.replay", "from …"),
+        ("tools.replay", "good frames: …"),
+        ("tools.replay", "inflated: … bytes"),
+        ("tools.replay", "refused with …: …"),
+        ("tools.replay", "target: …"),
     ),
     "the page when all is well": (
         ("status.js", "There are none."),
