@@ -80,6 +80,8 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ("relp", "… close 0"),
         ("relp", "… open … …"),
         ("relp", "… syslog …"),
+        ("relp_receiver", "… rsp 0"),
+        ("relp_receiver", "… rsp … …"),
         ("stamp", '[origin ip="…"]'),
         ("status", "GET, HEAD"),
         ("status", "data: …"),
@@ -96,6 +98,7 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ("status", "text/html; charset=utf-8"),
         ("status", "text/javascript; charset=utf-8"),
         ("status", "text/plain; charset=utf-8"),
+        ("tools.receive", "logiss receive,…"),
     ),
     "a reason phrase, with a text behind it": (
         ("answers", "Request Header Fields Too Large"),
