@@ -3,6 +3,9 @@
 # make docs  makes pages of docs/: build/docs/index.html
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
 # make reference  writes docs/configuration.rst anew
+# make man  writes docs/logiss.1, the man page, anew
+# make changelog VERSION=1.2.3  makes a section of CHANGELOG.rst of the fragments
+# make release-check  builds both packages into dist/, installs each and tries it out
 # make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
 # make audit  looks for known vulnerabilities of what is installed
@@ -18,7 +21,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels bench-pages docs faults fuzz reference run test lint sanitize clean
+.PHONY: audit bench bench-hostile bench-levels bench-pages changelog clean docs faults fuzz lint man reference release-check run sanitize test
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -41,6 +44,21 @@ docs: $(STAMP)
 # From the settings and what logiss/reference.py says of them; a test compares.
 reference: $(STAMP)
 	$(BIN)/python docs/make_configuration.py
+
+# From what the commands say of themselves; a test compares.
+man: $(STAMP)
+	$(BIN)/python -m docs.make_man
+
+# The version stands in logiss/_version.py, and the page has the day of the release.
+changelog: $(STAMP)
+	@test -n "$(VERSION)" || { echo "name the version: make changelog VERSION=1.2.3"; exit 1; }
+	sed -i 's/^__version__ = .*/__version__ = "$(VERSION)"/' logiss/_version.py
+	$(BIN)/towncrier build --yes --version "$(VERSION)"
+	$(MAKE) man
+
+# What passes is left in dist/.
+release-check: $(STAMP)
+	$(BIN)/python -m tests.release dist
 
 # As root and with iproute2, rsyslog and rsyslog-relp it plays all of them; what
 # cannot be played is a row that says why. FAULTS='--only kill --level acked' chooses.
@@ -90,7 +108,7 @@ $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "logiss needs Python 3.11 or newer, PYTHON names " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	rm -f logiss/_frames.c logiss/_frames.*.so
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint,docs,release]'
 	touch $@
 
 clean:

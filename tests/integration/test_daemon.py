@@ -34,6 +34,12 @@ def unused_port() -> int:
         return port
 
 
+def is_listening(port: int) -> bool:
+    """Whether somebody listens there, seen without connecting."""
+    wanted = f"0100007F:{port:04X} 00000000:0000 0A "
+    return wanted in Path("/proc/net/tcp").read_text()
+
+
 class Load:
     """
     Clients that post numbered messages, one at a time each, until their

@@ -12,13 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from attrs import frozen
 
-_TREE = Path(__file__).parents[2]
-_NOT_SOURCE = shutil.ignore_patterns(
-    ".*", "*.egg-info", "build", "dist", "__pycache__", "dropin.cache", "_trial_temp*"
+from tests.release import (
+    INSTALL_SECONDS,
+    NOT_SOURCE,
+    TREE,
+    Packages,
+    new_python,
+    pip_environ,
 )
+
 _COMMAND_SECONDS = 60.0
-_INSTALL_SECONDS = 300.0
 
 
 def _run(
@@ -40,6 +45,7 @@ def _run(
     )
 
 
+@frozen
 class Installed:
     """
     A virtual environment of its own with logiss and what its metadata asks for.
@@ -47,39 +53,44 @@ class Installed:
     Everything is installed as a user would: build isolation, dependencies from the
     package index. Borrowing this environment's packages would be faster, and would
     hide a dependency that the metadata forgets or a plugin that is not packaged.
+
+    @ivar outside: from where nothing of the source tree is found.
     """
 
-    def __init__(self, folder: Path, *pip_flags: str) -> None:
-        self.source = folder / "source"
-        self.outside = folder / "elsewhere"
-        self.outside.mkdir(parents=True)
-        self._bin = folder / "venv" / "bin"
-        # A build leaves things behind in the tree; not in ours.
-        shutil.copytree(_TREE, self.source, ignore=_NOT_SOURCE)
-        self._install([sys.executable, "-m", "venv", str(folder / "venv")])
-        pip = [str(self._bin / "python"), "-m", "pip", "install", "--quiet"]
-        self._install([*pip, *pip_flags, str(self.source)])
-
-    def _install(self, command: list[str]) -> None:
-        # pip is told by the environment where its index and proxies are.
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        done = _run(command, self.outside, environ, _INSTALL_SECONDS)
-        assert done.returncode == 0, done.stdout + done.stderr
+    python: str
+    outside: Path
 
     def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment from outside the source tree."""
-        return _run([str(self._bin / name), *arguments], self.outside, {})
+        command = str(Path(self.python).with_name(name))
+        return _run([command, *arguments], self.outside, {})
 
 
-@pytest.fixture(scope="module", params=["plain", "editable"])
+def _editable(folder: Path) -> Installed:
+    source, outside = folder / "source", folder / "elsewhere"
+    outside.mkdir()
+    # A build leaves things behind in the tree; not in ours.
+    shutil.copytree(TREE, source, ignore=NOT_SOURCE)
+    python = new_python(folder / "venv", outside)
+    pip = [python, "-m", "pip", "install", "--quiet", "--editable", str(source)]
+    done = _run(pip, outside, pip_environ(), INSTALL_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Installed(python, outside)
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
 def installed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    packages: Packages,
 ) -> Installed:
-    flags = ["--editable"] if request.param == "editable" else []
-    installed = Installed(tmp_path_factory.mktemp(request.param), *flags)
+    if request.param == "wheel":
+        python = request.getfixturevalue("wheel_python")
+        return Installed(python, packages.outside)
+    folder = tmp_path_factory.mktemp("editable")
+    installed = _editable(folder)
     where = installed.run("python", "-c", "import logiss; print(logiss.__file__)")
-    is_in_source = where.stdout.startswith(f"{installed.source}{os.sep}")
-    assert is_in_source == (request.param == "editable"), where
+    assert where.stdout.startswith(f"{folder / 'source'}{os.sep}"), where
     return installed
 
 
@@ -111,7 +122,7 @@ def test_page(installed: Installed) -> None:
 def test_lean(installed: Installed) -> None:
     """Who has no ADMIN_PORT does not load what it takes."""
     code = "import sys, logiss.daemon; "
-    code += "print([m for m in ('prometheus_client', 'pygal', 'rich') if m in"
+    code += "print([m for m in ('prometheus_client', 'pygal', 'rich', 'shtab') if m in"
     done = installed.run("python", "-c", code + " sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

@@ -6,23 +6,14 @@ codec, or where there is no compiler a pure one.
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import sysconfig
-import tarfile
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from attrs import frozen
 
-from tests.integration.test_install import (
-    _INSTALL_SECONDS,
-    _NOT_SOURCE,
-    _TREE,
-    _run,
-)
+from logiss import __version__
+from tests import release
+from tests.release import Packages, pip_environ, succeed
 
 #: A wheel would bring what was compiled elsewhere.
 FROM_SOURCE = ("--no-deps", "--no-binary=logiss")
@@ -36,92 +27,19 @@ def need_compiler() -> None:
         pytest.skip(f"there is no {command}")
 
 
-def pip_environ(**more: str) -> Mapping[str, str]:
-    """pip is told by the environment where its index and proxies are."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return {**kept, **more}
-
-
-@frozen
-class Packages:
-    """
-    @ivar folder: also where they are installed.
-    @ivar outside: from where nothing of the source tree is found.
-    """
-
-    folder: Path
-    outside: Path
-    sdist: Path
-    wheel: Path
-
-    def names_in_sdist(self) -> set[str]:
-        with tarfile.open(self.sdist) as archive:
-            # Each begins with a folder that is named after the version.
-            return {name.partition("/")[2] for name in archive.getnames()}
-
-    def names_in_wheel(self) -> set[str]:
-        with zipfile.ZipFile(self.wheel) as archive:
-            return set(archive.namelist())
-
-
-def succeed(
-    command: list[str], cwd: Path, environ: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    done = _run(command, cwd, environ, _INSTALL_SECONDS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def new_python(folder: Path, cwd: Path) -> str:
-    """The interpreter of a new virtual environment."""
-    succeed([sys.executable, "-m", "venv", str(folder)], cwd, pip_environ())
-    return str(folder / "bin" / "python")
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Both, the wheel built from the source distribution, as ``build`` does it."""
-    folder = tmp_path_factory.mktemp("packages")
-    outside, source, dist = folder / "elsewhere", folder / "source", folder / "dist"
-    outside.mkdir()
-    # With what earlier builds have left in the tree, as a release may well be made.
-    shutil.copytree(_TREE, source, ignore=_NOT_SOURCE)
-    python = new_python(folder / "builder", outside)
-    succeed(
-        [python, "-m", "pip", "install", "--quiet", "build>=1.2"],
-        outside,
-        pip_environ(),
-    )
-    succeed(
-        [python, "-m", "build", "--outdir", str(dist), str(source)],
-        outside,
-        pip_environ(),
-    )
-    (sdist,) = dist.glob("*.tar.gz")
-    (wheel,) = dist.glob("*.whl")
-    return Packages(folder, outside, sdist, wheel)
-
-
-@pytest.fixture(scope="module")
-def python(packages: Packages) -> str:
-    """An interpreter that has the wheel and what its metadata asks for."""
-    python = new_python(packages.folder / "venv", packages.outside)
-    succeed(
-        [python, "-m", "pip", "install", "--quiet", str(packages.wheel)],
-        packages.outside,
-        pip_environ(),
-    )
-    return python
-
-
 def test_sdist(packages: Packages) -> None:
     """It has what builds, documents and tests a logiss, and nothing that was built."""
     names = packages.names_in_sdist()
     assert {
+        ".dockerignore",
         "CHANGELOG.rst",
         "LICENSE",
         "README.rst",
+        "deploy/docker/Dockerfile",
+        "deploy/heroku/.python-version",
+        "deploy/systemd/logiss.socket",
         "docs/index.rst",
+        "docs/logiss.1",
         "logiss/_frames.pyx",
         "logiss/frames.py",
         "logiss/py.typed",
@@ -147,9 +65,10 @@ def test_wheel(packages: Packages) -> None:
         "logiss/py.typed",
         "logiss/tools/receive.py",
         "twisted/plugins/logiss_plugin.py",
+        f"logiss-{__version__}.data/data/share/man/man1/logiss.1",
     } <= names
     tops = {name.partition("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {
         "logiss",
         "twisted",
     }
@@ -157,27 +76,38 @@ def test_wheel(packages: Packages) -> None:
     assert "logiss/_frames.c" not in names
 
 
-def test_compiled(packages: Packages, python: str) -> None:
+def test_compiled(packages: Packages, wheel_python: str) -> None:
     """The wheel's codec is the compiled one."""
     need_compiler()
-    done = succeed([python, "-c", CHOICE], packages.outside, {})
+    done = succeed([wheel_python, "-c", CHOICE], packages.outside, {})
     name, where = done.stdout.split()
     assert name == "compiled"
-    assert Path(where).is_relative_to(packages.folder / "venv")
+    assert Path(where).is_relative_to(packages.folder / "wheel")
 
 
-def test_plugin(packages: Packages, python: str) -> None:
-    """``twist`` of an environment with the wheel knows logiss."""
-    twist = str(Path(python).with_name("twist"))
-    done = succeed([twist, "logiss", "--help"], packages.outside, {})
-    assert "--with-receiver" in done.stdout
-    assert done.stderr == ""
+@pytest.mark.parametrize("which", ["wheel_python", "sdist_python"])
+def test_smoke(packages: Packages, which: str, request: pytest.FixtureRequest) -> None:
+    """With either, all that ``tests/smoke.py`` tries works."""
+    said = release.try_out(packages, request.getfixturevalue(which))
+    assert said.count("ok: ") == 3
 
 
-def test_no_compiler(packages: Packages, python: str) -> None:
+def test_readme(packages: Packages) -> None:
+    """An index can show the README."""
+    assert release.readme_problems(packages) == ""
+
+
+def test_version(packages: Packages) -> None:
+    """Both are named after the version that stands in ``_version.py``."""
+    assert packages.metadata()["Version"] == __version__
+    assert packages.sdist.name == f"logiss-{__version__}.tar.gz"
+    assert packages.wheel.name.startswith(f"logiss-{__version__}-")
+
+
+def test_no_compiler(packages: Packages, wheel_python: str) -> None:
     """Where the compiler fails the install does not, and the codec is pure."""
     target = packages.folder / "uncompiled"
-    pip = [python, "-m", "pip", "install", "--quiet", *FROM_SOURCE]
+    pip = [wheel_python, "-m", "pip", "install", "--quiet", *FROM_SOURCE]
     succeed(
         [*pip, "--target", str(target), str(packages.sdist)],
         packages.outside,
@@ -185,7 +115,7 @@ def test_no_compiler(packages: Packages, python: str) -> None:
     )
     # It stands before the wheel, whose environment has what both depend on.
     environ = {"PYTHONPATH": str(target)}
-    done = succeed([python, "-c", CHOICE], packages.outside, environ)
+    done = succeed([wheel_python, "-c", CHOICE], packages.outside, environ)
     name, where = done.stdout.split()
     assert name == "pure"
     assert Path(where).is_relative_to(target)

@@ -1,0 +1,71 @@
+"""``logiss completion``: prints what lets a shell complete what is typed."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+SHELLS = ("bash", "zsh", "tcsh")
+#: What an argument is called that is a path.
+FILES = ("FILE", "PEMFILE", "PATH")
+FOLDERS = ("DIR", "DIRECTORY", "FOLDER")
+
+_WHERE = {
+    "bash": "~/.local/share/bash-completion/completions/logiss",
+    "zsh": "~/.zfunc/_logiss",
+    "tcsh": "~/.logiss.completion",
+}
+
+
+def add_to(subcommands: Any) -> None:
+    parser = subcommands.add_parser(
+        "completion",
+        help="print what lets your shell complete commands, options and files",
+        description="Prints a script for your shell. With it, TAB completes the"
+        " commands of logiss, their options, and files.",
+        epilog="; ".join(
+            f"{shell}: logiss completion {shell} > {where}"
+            for shell, where in _WHERE.items()
+        )
+        + ". For tcsh 'source' that file in ~/.tcshrc, for zsh have 'fpath+=~/.zfunc'"
+        " before 'compinit' in ~/.zshrc. It is in force in the next shell.",
+    )
+    parser.add_argument("shell", choices=SHELLS, help="which shell: %(choices)s")
+    parser.set_defaults(call=completion)
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    text = script(arguments.command_line(), arguments.shell)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has read enough; nothing is left to be written at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"logiss completion: cannot write: {e.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """What completes the command line of `parser` in `shell`."""
+    import shtab
+
+    for action in _actions(parser):
+        if action.metavar in FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.metavar in FOLDERS:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    text: str = shtab.complete(parser, shell)
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _actions(below)
