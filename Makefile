@@ -113,4 +113,4 @@ $(STAMP): setup.py pyproject.toml logiss/_version.py logiss/_frames.pyx
 
 clean:
 	rm -f logiss/_frames.c logiss/_frames.*.so
-	rm -rf $(VENV) .tox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz _trial_temp*
+	rm -rf $(VENV) .tox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz _trial_temp*
