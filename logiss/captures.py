@@ -52,8 +52,13 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[Any, Any, str], None]:
 
 def _are_fields(capture: Any, attribute: Any, value: Any) -> None:
     for name, _ in value:
-        if not _FIELD.fullmatch(name):
+        if not is_kept(name):
             raise ValueError(f"{name!r} is no field to be kept")
+
+
+def is_kept(name: str) -> bool:
+    """Whether the field `name` of a request is part of a capture."""
+    return _FIELD.fullmatch(name) is not None
 
 
 @frozen

@@ -189,6 +189,16 @@ def _intake(facts: Facts) -> Iterator[Metric]:
         "logiss_health_checks", "Requests for /health.", metrics.health_checks
     )
     yield _counter(
+        "logiss_refused_bodies_captured",
+        "Refused bodies that were kept in files.",
+        metrics.refused_captured,
+    )
+    yield _counter(
+        "logiss_refused_bodies_not_captured",
+        "Refused bodies that could not be kept.",
+        metrics.refused_not_captured,
+    )
+    yield _counter(
         "logiss_log_lines_dropped",
         "Log lines that nobody read in time.",
         metrics.log_lines_dropped,

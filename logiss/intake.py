@@ -7,7 +7,7 @@ body is not inflated further, until there is.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -185,3 +185,30 @@ class Intake:
             post.waiting = None
             self._leave(post)
             self._on_failed(reason, post)
+
+
+class KeptArriving(Arriving, Protocol):
+    """
+    A post whose body is kept as it came.
+
+    @ivar kept: what of it was taken, where that is not what `request` holds.
+    """
+
+    kept: bytes | bytearray | None
+
+
+class KeepingIntake(Intake):
+    """Keeps a gzip body as it came beside what it inflates to, and counts both."""
+
+    def take(self, post: Arriving, octets: bytes) -> None:
+        if post.inflater is not None:
+            self._keep(cast(KeptArriving, post), octets)
+        super().take(post, octets)
+
+    def _keep(self, post: KeptArriving, octets: bytes) -> None:
+        # One block: a byte in an object of its own would cost dozens.
+        kept = post.kept if isinstance(post.kept, bytearray) else bytearray()
+        kept += octets
+        post.kept = kept
+        post.reserved_bytes += len(octets)
+        self._budget.hold(len(octets))

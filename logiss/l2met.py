@@ -217,6 +217,16 @@ class EventLog:
             f" count#log-iss.http.logs.post.success={succeeded}"
         )
 
+    def captures_lost(self, count: int, why: str) -> None:
+        """
+        Bodies that were refused could not be kept.
+
+        @param why: it was so with the last of them, or with what was there before.
+        """
+        self._line(
+            f"count#log-iss.http.logs.capture.error={count} message={quoted(why)}"
+        )
+
     def clients_cut(self, count: int, remote_addr: str, why: str) -> None:
         """
         Clients were cut off within a second, for they took too long.

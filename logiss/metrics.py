@@ -196,6 +196,10 @@ class Metrics:
     # By user, the last each has reported; not of more than `NAMES_MAX`.
     losses_by_user: dict[bytes, ReportedLoss] = Factory(dict)
 
+    # Bodies that were refused: those in files, and those that could not be.
+    refused_captured: int = 0
+    refused_not_captured: int = 0
+
     @property
     def posts_failed(self) -> int:
         """All that were refused or have failed."""

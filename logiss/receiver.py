@@ -6,13 +6,28 @@ nothing.
 """
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.interfaces import IAddress, ITCPTransport
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.python.failure import Failure
 
 #: A longer frame is taken for a stream that is not octet-counted.
 FRAME_BYTES_MAX = 1024 * 1024
 _LENGTH_DIGITS_MAX = 7
+
+
+#: So many senders may be connected.
+CONNECTIONS_MAX = 1000
+TOO_MANY = "too many connections: one more was closed"
+
+
+#: Called with why a connection has ended and the bytes of a frame that it has begun.
+OnLost = Callable[[Failure, int], None]
+
+
+class NotTaken(Exception):
+    """A frame is not where it was to go. Says why."""
 
 
 class NotOctetCounted(Exception):
@@ -73,35 +88,71 @@ class FrameReceiver(Protocol):
 
     def __init__(self) -> None:
         self._decoder = FrameDecoder()
+        self._is_over = False
+
+    def connectionMade(self) -> None:
+        self.factory.connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._is_over:
+            return
         try:
             for frame in self._decoder.feed(data):
                 self.factory.on_frame(frame)
         except NotOctetCounted as e:
             self.factory.on_error(str(e))
-            assert self.transport is not None
-            self.transport.loseConnection()
+            self.end()
+        except NotTaken:
+            # A reset: what the sender has been told by its kernel was too much.
+            self._is_over = True
+            cast(ITCPTransport, self.transport).abortConnection()
+
+    def end(self) -> None:
+        """Read nothing more."""
+        self._is_over = True
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.connections.discard(self)
+        self.factory.on_lost(reason, 0 if self._is_over else self._decoder.pending)
 
 
 class ReceiverFactory(ServerFactory[FrameReceiver]):
     """
-    @param on_frame: called with each SYSLOG-MSG.
+    @param on_frame: called with each SYSLOG-MSG; raises `NotTaken` for one whose
+        connection is to be reset.
     @param on_error: called with a sentence when a stream breaks the rules.
+    @ivar on_lost: called with why a connection has ended, and with how many bytes of a
+        frame had come that was not complete.
     """
 
     noisy = False
 
     def __init__(
-        self, on_frame: Callable[[bytes], None], on_error: Callable[[str], None]
+        self,
+        on_frame: Callable[[bytes], None],
+        on_error: Callable[[str], None],
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.on_frame = on_frame
         self.on_error = on_error
+        self.on_lost: OnLost = lambda why, pending: None
+        self._connections_max = connections_max
+        self.connections: set[FrameReceiver] = set()
 
-    def buildProtocol(self, addr: IAddress | None) -> FrameReceiver:
+    def buildProtocol(self, addr: IAddress | None) -> FrameReceiver | None:
+        if len(self.connections) >= self._connections_max:
+            self.on_error(TOO_MANY)
+            return None
         receiver = FrameReceiver()
         receiver.factory = self
         return receiver
+
+    def end(self) -> None:
+        """End every connection."""
+        for receiver in list(self.connections):
+            receiver.end()
 
 
 def printable(frame: bytes) -> str:

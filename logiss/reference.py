@@ -739,4 +739,44 @@ log-iss.
         examples=("1",),
         mistakes=("2",),
     ),
+    Entry(
+        "CAPTURE_REFUSED",
+        "Refused bodies",
+        "directory for the last bodies that were answered 400",
+        """
+Directory in which the last bodies are kept that were answered 400 because of what
+they are: no gzip, malformed frames, another number of frames than they should have.
+Each is a file that ``logiss replay`` can post again; `Receiving and replaying
+<receiving.rst>`_ tells what is in it and what keeping costs. Without it nothing is
+kept and nothing is paid. It must be there, and be a directory that logiss may write
+to. Not in log-iss.
+""",
+        type="directory",
+        examples=("/var/tmp",),  # noqa: S108
+        mistakes=("/nowhere",),
+    ),
+    Entry(
+        "CAPTURE_REFUSED_MAX",
+        "Refused bodies",
+        "so many of them are kept",
+        """
+How many files are kept in ``CAPTURE_REFUSED``, those of earlier runs too. The oldest
+are deleted first. Not in log-iss.
+""",
+        type="number, 1 to 1000000",
+        examples=("1000",),
+        mistakes=("0",),
+    ),
+    Entry(
+        "CAPTURE_REFUSED_BYTES",
+        "Refused bodies",
+        "so large are they together",
+        """
+How large the files in ``CAPTURE_REFUSED`` are together. A body that is larger alone is
+cut, and its file says so. Not in log-iss.
+""",
+        type="size",
+        examples=("1GiB",),
+        mistakes=("0",),
+    ),
 )

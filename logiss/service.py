@@ -6,6 +6,7 @@ The one room that knows all others; only the doors are above it. `LogissService`
 """
 
 import errno
+import os
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any, cast
@@ -21,6 +22,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
 
 from logiss import codec, descriptors
 from logiss.activation import NO_LISTENERS, Inherited, Listeners
@@ -39,6 +41,7 @@ from logiss.listening import BoundedPort
 from logiss.metrics import Link, Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
+from logiss.refused import Bounds, Folder, RefusedBodies
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Settings, SettingsError
@@ -46,7 +49,7 @@ from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
 from logiss.variables import Destination
-from logiss.web import LogsResource
+from logiss.web import KeepingLogsResource, LogsResource
 from logiss.wire import why_no_acknowledgements
 
 #: How often successes are summed up when they have no lines of their own.
@@ -330,6 +333,11 @@ class LogissService(Service):
         self.drain = Drain()
         self.forwarder = Forwarder(reactor, settings, self.events, self.metrics)
         self.admission = Admission(reactor, settings, self.events, self.metrics)
+        self._refused: RefusedBodies | None = None
+        if settings.capture_refused is not None:
+            self._refused = refused_bodies(
+                reactor, settings, settings.capture_refused, self.events, self.metrics
+            )
         self.logs = logs_resource(
             reactor,
             settings,
@@ -338,6 +346,7 @@ class LogissService(Service):
             drain=self.drain,
             metrics=self.metrics,
             credentials=self.admission.credentials,
+            refused=self._refused,
         )
         root = RootResource(
             self.logs,
@@ -406,6 +415,8 @@ class LogissService(Service):
         self._say_how_many()
         self.forwarder.startService()
         self.admission.startService()
+        if self._refused is not None:
+            self._refused.start()
         if not self._settings.log_successes:
             self._sums.start(SUM_SECONDS, now=False)
 
@@ -454,6 +465,8 @@ class LogissService(Service):
         await self.forwarder.stop(deadline)
         if self._admin is not None:
             await self._admin.stop()
+        if self._refused is not None:
+            await self._refused.stop()
         if self._sums.running:
             self._sums.stop()
             self._sum_up()
@@ -507,17 +520,30 @@ def logs_resource(
     drain: Drain | None = None,
     metrics: Metrics | None = None,
     credentials: Credentials | None = None,
+    refused: RefusedBodies | None = None,
 ) -> LogsResource:
     """
     A `LogsResource`.
 
     @param credentials: an `Admission`'s; without them those of `settings`.
+    @param refused: takes the bodies that are answered 400, if they are to be kept.
     @raise ValueError: `settings` have a Redis, which takes an `Admission`.
     """
     if credentials is None:
         if settings.redis_url is not None:
             raise ValueError("settings.redis_url needs the credentials of an Admission")
         credentials = settings_credentials(settings)
+    if refused is not None:
+        return KeepingLogsResource(
+            settings,
+            deliverer,
+            clock,
+            events,
+            refused=refused,
+            credentials=credentials,
+            drain=drain,
+            metrics=metrics,
+        )
     return LogsResource(
         settings,
         deliverer,
@@ -526,6 +552,28 @@ def logs_resource(
         credentials=credentials,
         drain=drain,
         metrics=metrics,
+    )
+
+
+def refused_bodies(
+    reactor: IReactor,
+    settings: Settings,
+    path: str,
+    events: EventLog,
+    metrics: Metrics,
+) -> RefusedBodies:
+    """
+    Keeps refused bodies in the directory `path`.
+    """
+    bounds = Bounds(settings.capture_refused_max, settings.capture_refused_bytes)
+    folder = Folder(path, bounds, os.getpid(), reactor.seconds)
+    threads: Any = reactor
+    return RefusedBodies(
+        reactor,
+        folder,
+        events,
+        metrics,
+        lambda work: deferToThreadPool(threads, threads.getThreadPool(), work),
     )
 
 

@@ -23,6 +23,7 @@ from logiss.variables import (
     parse_count,
     parse_delivery,
     parse_destinations,
+    parse_directory,
     parse_flag,
     parse_frame_size,
     parse_head_size,
@@ -258,6 +259,9 @@ class Settings:
     max_connections: int = _variable("MAX_CONNECTIONS", parse_many, "10000")
     admin_port: int | None = _variable("ADMIN_PORT", parse_port)
     admin_host: str = _variable("ADMIN_HOST", str, "127.0.0.1")
+    capture_refused: str | None = _variable("CAPTURE_REFUSED", parse_directory)
+    capture_refused_max: int = _variable("CAPTURE_REFUSED_MAX", parse_many, "100")
+    capture_refused_bytes: int = _variable("CAPTURE_REFUSED_BYTES", parse_size, "64MiB")
 
     @property
     def delivery_level(self) -> str:

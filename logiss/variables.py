@@ -5,6 +5,7 @@ A parser raises `ValueError` with the end of a sentence that starts with the var
 name; none of them repeats a secret.
 """
 
+import os
 import re
 from ipaddress import (
     AddressValueError,
@@ -429,6 +430,19 @@ def parse_redis_url(text: str) -> RedisURL:
     if user and not password:
         raise ValueError("has a user without a password; add it or take the user out")
     return RedisURL(host, port, int(found[6] or 0), user, password, tls)
+
+
+def parse_directory(path: str) -> str:
+    """A directory that is there, and that files can be made in now."""
+    if not os.path.exists(path):
+        raise ValueError(f"there is no directory {path!r}; make it")
+    if not os.path.isdir(path):
+        raise ValueError(f"{path!r} is no directory; name one")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{path!r} cannot be written to; let the user that logiss runs as own it"
+        )
+    return path
 
 
 def parse_interval(text: str) -> float:

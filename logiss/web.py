@@ -28,7 +28,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from logiss import frames, inflate, stamp
+from logiss import captures, frames, inflate, stamp
 from logiss.answers import (
     DUPLICATE,
     NOT_FOUND,
@@ -38,16 +38,19 @@ from logiss.answers import (
     name_level,
 )
 from logiss.budget import Budget, NoRoom
+from logiss.captures import Capture
 from logiss.codec import rewrite
 from logiss.counts import LOSS_HEADERS, MSG_COUNT, NOTHING_LOST, Counts, WrongCount
 from logiss.credentials import Credentials
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.inflate import InflateLimits, Inflater
-from logiss.intake import Intake
+from logiss.intake import Intake, KeepingIntake
 from logiss.l2met import VALUE_MAX, EventLog
 from logiss.metrics import FailedPost, Metrics
 from logiss.pool import IDeliverer, NotDelivered, Payload
+from logiss.refused import RefusedBodies, time_of
+from logiss.requests import path_in
 from logiss.retries import FRAME_ID, Attempt, Key, Retries, key_of
 from logiss.settings import Settings
 
@@ -128,6 +131,7 @@ class _Serving(Post):
     @ivar answered: fires with the answer, for a caller of `respond` who writes it.
     @ivar attempt: what a retry of it joins, when it has a frame id.
     @ivar reported: what its frames say was dropped and lost before it.
+    @ivar kept: its body as it came, for a `KeepingLogsResource`; nobody else sets it.
     """
 
     __slots__ = (
@@ -141,6 +145,7 @@ class _Serving(Post):
         "inflater",
         "is_arriving",
         "is_complete",
+        "kept",
         "payload",
         "received_at",
         "reported",
@@ -149,6 +154,8 @@ class _Serving(Post):
         "waiting",
         "waiting_since",
     )
+
+    kept: bytes | bytearray | None
 
     def __init__(self, request: Request, started_at: float) -> None:
         super().__init__(request, started_at)
@@ -188,6 +195,7 @@ class LogsResource(Resource):
     """
 
     isLeaf = True
+    _make_intake = Intake
 
     def __init__(
         self,
@@ -230,7 +238,7 @@ class LogsResource(Resource):
             ratio=settings.max_gzip_ratio,
             members=settings.max_gzip_members,
         )
-        self._intake = Intake(
+        self._intake = self._make_intake(
             self.budget,
             clock.seconds,
             settings.max_body_bytes,
@@ -642,6 +650,112 @@ class LogsResource(Resource):
             )
         )
         self._events.post_failed(post, answer.code, cause, now - post.started_at)
+
+
+class KeepingLogsResource(LogsResource):
+    """
+    A `LogsResource` that has the bodies kept that it answers 400: what is not gzip, not
+    frames, or not as many as there should be.
+
+    Each body stays as it came until it is known to be good, and counts in the budget: a
+    gzip one beside what it inflates to.
+
+    @param refused: takes them.
+    """
+
+    _make_intake = KeepingIntake
+
+    def __init__(
+        self,
+        settings: Settings,
+        deliverer: IDeliverer,
+        clock: IReactorTime,
+        events: EventLog,
+        *,
+        refused: RefusedBodies,
+        credentials: Credentials,
+        drain: Drain | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        super().__init__(
+            settings,
+            deliverer,
+            clock,
+            events,
+            credentials=credentials,
+            drain=drain,
+            metrics=metrics,
+        )
+        self._refused_bodies = refused
+
+    def _judge(self, request: Request) -> Answer | None:
+        refusal = super()._judge(request)
+        if refusal is None:
+            cast(Any, request).about.kept = None
+        return refusal
+
+    def _take_body(self, request: Request) -> bytes:
+        body = super()._take_body(request)
+        post: _Serving | None = cast(Any, request).about
+        if post is not None and post.kept is None:
+            post.kept = body
+        return body
+
+    def _is_retry(self, post: _Serving) -> bool:
+        is_retry = super()._is_retry(post)
+        if is_retry:
+            # Its outcome is that of another.
+            self._forget(post)
+        return is_retry
+
+    def _deliver(self, post: _Serving, body: bytes, stamp: bytes) -> None:
+        super()._deliver(post, body, stamp)
+        self._forget(post)
+
+    def _hold(self, post: _Serving, size: int) -> None:
+        super()._hold(post, size + len(post.kept or b""))
+
+    def _forget(self, post: _Serving) -> None:
+        """The body of `post` is good."""
+        kept, post.kept = post.kept, None
+        if kept and post.reserved_bytes:
+            self._hold(post, max(0, post.reserved_bytes - len(kept)))
+
+    def _log_failure(self, post: Post, answer: Answer) -> None:
+        super()._log_failure(post, answer)
+        # None has been kept of a post that is refused on its headers.
+        kept = getattr(post, "kept", None)
+        if kept is not None and answer.code == http.BAD_REQUEST:
+            capture = self._capture(cast(_Serving, post), bytes(kept), answer)
+            self._refused_bodies.keep(capture)
+
+    def _capture(self, post: _Serving, body: bytes, answer: Answer) -> Capture:
+        is_whole = post.is_complete or _length_of(post) == len(body)
+        return Capture(
+            captured_at=time_of(self._seconds()),
+            code=answer.code,
+            because=answer.error or answer.text,
+            # Without what an absolute form may have ahead of it: a password.
+            target=path_in(post.request.uri),
+            fields=_kept_fields(post.request),
+            body=body,
+            is_cut=post.is_arriving and not is_whole,
+            remote_addr=post.remote_addr,
+            request_id=post.request_id,
+        )
+
+
+def _kept_fields(request: Request) -> tuple[tuple[str, bytes], ...]:
+    """What of the head of `request` is part of a capture."""
+    fields = getattr(request, "fields", None)
+    if fields is None:
+        fields = dict(request.requestHeaders.getAllRawHeaders())
+    return tuple(
+        (name, value)
+        for raw, values in fields.items()
+        if captures.is_kept(name := raw.decode("latin-1").title())
+        for value in values
+    )
 
 
 # A batch may be so many times as large as the largest body: each frame grows by

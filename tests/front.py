@@ -35,7 +35,11 @@ class Front:
     """
 
     def __init__(
-        self, clock: IReactorTime, level: Any = "sent", **settings: Any
+        self,
+        clock: IReactorTime,
+        level: Any = "sent",
+        refused: Any = None,
+        **settings: Any,
     ) -> None:
         self.clock = clock
         settings.setdefault("delivery_timeout_seconds", TIMEOUT_SECONDS)
@@ -56,6 +60,7 @@ class Front:
             drain=self.drain,
             metrics=self.metrics,
             credentials=self.credentials,
+            refused=refused,
         )
         self.root = RootResource(
             self.logs,

@@ -321,6 +321,7 @@ class LogLinesTests(SynchronousTestCase):
             "credentials_not_refreshed": (1, "why"),
             "credential_skipped": (b"app", "why", True),
             "credentials_skipped": (1,),
+            "captures_lost": (1, "why"),
             "clients_cut": (1, "192.0.2.7", "why"),
             "proxy_headers_refused": (1, "192.0.2.7", "why"),
             "connections_limited": (900, 10_000, 10_072),

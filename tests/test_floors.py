@@ -22,10 +22,11 @@ FLOORS = (
     " credentials drain relp trust proxy_header",
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
-    " passwords listening activation descriptors settings facts plots screen foreground"
-    " sources submitter fault",
+    " passwords listening activation descriptors refused arrivals settings facts plots"
+    " screen foreground sources submitter fault",
     # 2 connections
-    "senders requests refresh exposition findings feeding posting progress",
+    "senders requests refresh exposition findings feeding posting progress"
+    " relp_receiver outlets",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
     " report target",

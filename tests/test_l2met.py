@@ -124,6 +124,10 @@ class EventLogTests(SynchronousTestCase):
             " count#log-iss.http.logs.post.success=12",
         ),
         (
+            lambda log: log.captures_lost(3, 'no "room"'),
+            r'count#log-iss.http.logs.capture.error=3 message="no \"room\""',
+        ),
+        (
             lambda log: log.clients_cut(3, "::1", 'a "b"'),
             'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
         ),

@@ -7,9 +7,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.receiver import (
     FRAME_BYTES_MAX,
+    TOO_MANY,
     FrameDecoder,
     FrameReceiver,
     NotOctetCounted,
+    NotTaken,
     ReceiverFactory,
     printable,
 )
@@ -125,6 +127,7 @@ class FrameReceiverTests(SynchronousTestCase):
 
     def connect(self) -> tuple[StringTransport, FrameReceiver]:
         protocol = self.factory.buildProtocol(None)
+        assert protocol is not None
         transport = StringTransport()
         protocol.makeConnection(transport)
         return transport, protocol
@@ -154,6 +157,53 @@ class FrameReceiverTests(SynchronousTestCase):
         self.assertEqual(self.frames, [b"a"])
         self.assertEqual(len(self.errors), 1)
         self.assertTrue(transport.disconnecting)
+        # What comes before it is closed is not looked at, nor told of.
+        protocol.dataReceived(b"1 b?")
+        self.assertEqual((len(self.frames), len(self.errors)), (1, 1))
+
+    def test_not_taken(self) -> None:
+        """When a frame was not taken its connection is reset."""
+
+        def refuse(frame: bytes) -> None:
+            raise NotTaken("full")
+
+        self.factory.on_frame = refuse
+        transport, protocol = self.connect()
+        protocol.dataReceived(b"1 a1 b")
+        self.assertTrue(transport.disconnected)
+        self.factory.on_frame = self.frames.append
+        protocol.dataReceived(b"1 c")
+        self.assertEqual(self.frames, [])
+
+    def test_too_many(self) -> None:
+        """Connections are bounded, and counted down again."""
+        self.factory = ReceiverFactory(
+            self.frames.append, self.errors.append, connections_max=2
+        )
+        _, protocol = self.connect()
+        self.connect()
+        self.assertIsNone(self.factory.buildProtocol(None))
+        self.assertEqual(self.errors, [TOO_MANY])
+        protocol.connectionLost()
+        self.connect()
+
+    def test_cut_off(self) -> None:
+        """It is known how much had come of a frame that did not end."""
+        pending: list[int] = []
+        self.factory.on_lost = lambda why, octets: pending.append(octets)
+        for octets in (b"1 a9 cut", b"1 a", b"no length"):
+            _, protocol = self.connect()
+            protocol.dataReceived(octets)
+            protocol.connectionLost()
+        self.assertEqual(pending, [5, 0, 0])
+
+    def test_end(self) -> None:
+        """All connections are ended, and nothing more is taken."""
+        transport, protocol = self.connect()
+        self.factory.end()
+        self.assertTrue(transport.disconnecting)
+        protocol.dataReceived(b"1 a")
+        self.assertEqual(self.frames, [])
 
 
 def _encoded(text: str) -> bytes:

@@ -247,6 +247,9 @@ class ReadTests(ReadTestCase):
         ("ADMIN_PORT", "9514", "admin_port", 9514),
         ("ADMIN_PORT", "", "admin_port", None),
         ("ADMIN_HOST", "::1", "admin_host", "::1"),
+        ("CAPTURE_REFUSED", "/tmp", "capture_refused", "/tmp"),  # noqa: S108
+        ("CAPTURE_REFUSED_MAX", "7", "capture_refused_max", 7),
+        ("CAPTURE_REFUSED_BYTES", "1GiB", "capture_refused_bytes", GIB),
         ("MAX_CONNECTIONS", "1", "max_connections", 1),
         ("MAX_CONNECTIONS", "1000000", "max_connections", 1_000_000),
         ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
@@ -387,6 +390,10 @@ class ReadTests(ReadTestCase):
         ("MAX_FRAME_BYTES", ["131073", "1MiB"], "at most 131072"),
         ("MAX_FRAME_BYTES", ["0", "big"], "KiB, MiB"),
         ("READ_AHEAD", ["-1", "some"], "KiB, MiB"),
+        ("CAPTURE_REFUSED", ["/nowhere"], "there is no directory '/nowhere'; make it"),
+        ("CAPTURE_REFUSED", ["/etc/passwd"], "is no directory; name one"),
+        ("CAPTURE_REFUSED_MAX", ["0", "many"], "from 1 to 1000000"),
+        ("CAPTURE_REFUSED_BYTES", ["0", "-1", "much"], "KiB, MiB"),
         (
             "TRUSTED_PROXIES",
             [

@@ -1,0 +1,307 @@
+"""
+Keeps the last bodies that were refused, in files of a directory, within bounds.
+
+A thread writes them one by one, so that no disk holds up the posts. Whoever can post
+can fill neither disk nor memory: so many a second are kept, so many bytes a second, so
+many wait to be written, and what is not kept is counted. Once a minute a line says so.
+
+Only files whose names are ours are ever deleted. Several processes may share the
+directory: each looks again every few seconds at what is there.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from logiss import captures
+from logiss.captures import NAME, Capture
+from logiss.l2met import EventLog
+from logiss.metrics import Metrics
+
+#: At most so many are kept in a second.
+RATE = 10
+#: And so many bytes, on average; one body may be larger than that.
+BYTES_RATE = 8 * 1024 * 1024
+#: When so many bytes wait to be written, or so many bodies, no more are taken.
+WAITING_BYTES_MAX = 16 * 1024 * 1024
+WAITING_MAX = 2 * RATE
+#: How often a line says what was not kept.
+SAY_SECONDS = 60.0
+#: How long what is in the directory is known without a look.
+LOOK_SECONDS = 5.0
+#: A file that was begun so long ago will not be finished.
+STALE_SECONDS = 3600.0
+
+_PART = re.compile(rf"\.{NAME.pattern}\.part")
+# What it takes to say that a body is cut.
+_CUT_BYTES = len("Body-Cut: 1\n")
+
+#: Calls a function in a thread; fires with its result.
+InThread = Callable[[Callable[[], Any]], Deferred[Any]]
+
+
+class _TooLarge(Exception):
+    """The bounds leave no room for it."""
+
+
+@frozen
+class Bounds:
+    """
+    @ivar count: so many files are kept.
+    @ivar bytes: so large are they together.
+    """
+
+    count: int
+    bytes: int
+
+
+class Folder:
+    """
+    The captures in a directory. Whatever is done here may take long, as disks do.
+
+    @param seconds: of a clock that shows the time of day.
+    """
+
+    def __init__(
+        self, path: str, bounds: Bounds, pid: int, seconds: Callable[[], float]
+    ) -> None:
+        self._path = path
+        self._bounds = bounds
+        self._pid = pid
+        self._seconds = seconds
+        self._number = 0
+        self._sizes: dict[str, int] = {}
+        self._looked_at: float | None = None
+
+    def trim(self) -> None:
+        """Delete what is more than it may be."""
+        self._look()
+        self._make_room(0, 0)
+
+    def write(self, capture: Capture) -> None:
+        """
+        Write a capture; the oldest ones make room for it.
+
+        @raise OSError: it could not be written. Nothing of it is left.
+        """
+        octets = _within(capture, self._bounds.bytes)
+        now = self._seconds()
+        if self._looked_at is None or not 0 <= now - self._looked_at < LOOK_SECONDS:
+            self._look()
+        self._make_room(1, len(octets))
+        part, name = self._begin(now)
+        try:
+            _write_whole(part, octets)
+            os.rename(part, os.path.join(self._path, name))
+        except OSError:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
+        self._sizes[name] = len(octets)
+
+    def _begin(self, now: float) -> tuple[str, str]:
+        """An empty file that is only ours, and what it is to be called."""
+        time = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+        while True:
+            self._number += 1
+            name = f"{time}-{self._pid}-{self._number:06}.capture"
+            part = os.path.join(self._path, f".{name}.part")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            try:
+                os.close(os.open(part, flags, 0o600))
+            except FileExistsError:
+                continue
+            # Of a container that has the same number, and the same second.
+            if not os.path.lexists(os.path.join(self._path, name)):
+                return part, name
+            os.unlink(part)
+
+    def _look(self) -> None:
+        sizes = {}
+        now = self._seconds()
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                is_ours = NAME.fullmatch(entry.name)
+                if not is_ours and not _PART.fullmatch(entry.name):
+                    continue
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if is_ours:
+                        sizes[entry.name] = status.st_size
+                    elif now - status.st_mtime > STALE_SECONDS:
+                        os.unlink(entry.path)
+        self._sizes, self._looked_at = sizes, now
+
+    def _make_room(self, count: int, size: int) -> None:
+        """Delete the oldest, until there is room for so many more."""
+        total = sum(self._sizes.values())
+        for name in sorted(self._sizes):
+            if (
+                len(self._sizes) + count <= self._bounds.count
+                and total + size <= self._bounds.bytes
+            ):
+                return
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._path, name))
+            total -= self._sizes.pop(name)
+
+
+def _within(capture: Capture, bytes_max: int) -> bytes:
+    """The octets of `capture`, cut where they are too many."""
+    octets = captures.octets(capture)
+    over = len(octets) - bytes_max
+    if over > 0:
+        kept = len(capture.body) - over - _CUT_BYTES
+        octets = captures.octets(
+            evolve(capture, body=capture.body[: max(0, kept)], is_cut=True)
+        )
+    head_bytes = len(octets) - len(octets.partition(b"\n\n")[2])
+    if len(octets) > bytes_max or head_bytes > captures.HEAD_BYTES_MAX:
+        raise _TooLarge(f"its head alone has {head_bytes} bytes")
+    return octets
+
+
+def _write_whole(path: str, octets: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        view = memoryview(octets)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+class RefusedBodies:
+    """
+    Has captures written, as many as there may be.
+
+    @param clock: shows the time of day.
+    @param events: told once a minute at most what was not kept.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        folder: Folder,
+        events: EventLog,
+        metrics: Metrics,
+        in_thread: InThread,
+    ) -> None:
+        self._seconds = clock.seconds
+        self._folder = folder
+        self._events = events
+        self._metrics = metrics
+        self._in_thread = in_thread
+        self._waiting: list[Capture] = []
+        self._waiting_bytes = 0
+        self._is_writing = False
+        self._idle: list[Deferred[None]] = []
+        # How much more may be kept now, and of when that is.
+        self._bodies, self._bytes = float(RATE), float(BYTES_RATE)
+        self._at = clock.seconds()
+        self._lost, self._why = 0, ""
+        self._says = LoopingCall(self._say)
+        self._says.clock = clock
+
+    def start(self) -> None:
+        """Begin to say what is not kept; make what is there already fit the bounds."""
+        self._says.start(SAY_SECONDS, now=False)
+        self._is_writing = True
+        self._in_thread(self._folder.trim).addErrback(self._trouble).addBoth(
+            self._write_next
+        )
+
+    def stop(self) -> Deferred[None]:
+        """Fires once everything is written."""
+        if self._says.running:
+            self._says.stop()
+        idle: Deferred[None] = Deferred()
+        idle.addCallback(lambda _: self._say())
+        self._idle.append(idle)
+        if not self._is_writing:
+            self._write_next(None)
+        return idle
+
+    def keep(self, capture: Capture) -> None:
+        """Keep `capture`, unless there are too many."""
+        why = self._why_not(len(capture.body))
+        if why:
+            self._lose(why)
+            return
+        self._bodies -= 1
+        self._bytes -= len(capture.body)
+        self._waiting.append(capture)
+        self._waiting_bytes += len(capture.body)
+        if not self._is_writing:
+            self._is_writing = True
+            self._write_next(None)
+
+    def _why_not(self, size: int) -> str:
+        now = self._seconds()
+        # A clock that was set back gives nothing.
+        passed, self._at = max(0.0, now - self._at), now
+        self._bodies = min(RATE, self._bodies + passed * RATE)
+        self._bytes = min(BYTES_RATE, self._bytes + passed * BYTES_RATE)
+        if self._bodies < 1 or self._bytes <= 0:
+            return f"more than {RATE} in a second, or {BYTES_RATE} bytes"
+        if (
+            len(self._waiting) >= WAITING_MAX
+            or self._waiting_bytes >= WAITING_BYTES_MAX
+        ):
+            return "the disk is too slow"
+        return ""
+
+    def _write_next(self, _: object) -> None:
+        if not self._waiting:
+            self._is_writing = False
+            idle, self._idle = self._idle, []
+            for waiting in idle:
+                waiting.callback(None)
+            return
+        capture = self._waiting[0]
+        written = self._in_thread(lambda: self._folder.write(capture))
+        written.addCallbacks(self._written, self._not_written)
+        written.addBoth(self._taken)
+
+    def _written(self, _: None) -> None:
+        self._metrics.refused_captured += 1
+
+    def _not_written(self, reason: Failure) -> None:
+        self._lose(_why(reason))
+
+    def _taken(self, _: object) -> None:
+        # What waits is counted until it is on the disk.
+        self._waiting_bytes -= len(self._waiting.pop(0).body)
+        self._write_next(None)
+
+    def _trouble(self, reason: Failure) -> None:
+        self._why = _why(reason)
+
+    def _lose(self, why: str) -> None:
+        self._metrics.refused_not_captured += 1
+        self._lost += 1
+        self._why = why
+
+    def _say(self) -> None:
+        if self._lost or self._why:
+            self._events.captures_lost(self._lost, self._why)
+            self._lost, self._why = 0, ""
+
+
+def _why(reason: Failure) -> str:
+    error = reason.value
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def time_of(seconds: float) -> str:
+    """When a body was refused, as a capture says it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
