@@ -746,10 +746,9 @@ log-iss.
         """
 Directory in which the last bodies are kept that were answered 400 because of what
 they are: no gzip, malformed frames, another number of frames than they should have.
-Each is a file that ``logiss replay`` can post again; `Receiving and replaying
-<receiving.rst>`_ tells what is in it and what keeping costs. Without it nothing is
-kept and nothing is paid. It must be there, and be a directory that logiss may write
-to. Not in log-iss.
+Each is a file that ``logiss replay`` can post again; `Receiving <receiving.rst>`_ tells
+what is in it and what keeping costs. Without it nothing is kept and nothing is paid. It
+must be there, and be a directory that logiss may write to. Not in log-iss.
 """,
         type="directory",
         examples=("/var/tmp",),  # noqa: S108

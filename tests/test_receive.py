@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.testing import (
     MemoryReactorClock,
@@ -81,7 +82,7 @@ class ReceivingTests(SynchronousTestCase):
         return receiving, reactor
 
     def connect(self, reactor: MemoryReactorClock) -> StringTransport:
-        factory = reactor.tcpServers[0][1]
+        factory: Any = reactor.tcpServers[0][1]
         protocol = factory.buildProtocol(None)
         transport = StringTransportWithDisconnection()
         transport.protocol = protocol

@@ -4,6 +4,8 @@ import gzip
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from logiss import captures
@@ -56,6 +58,34 @@ def test_kept_and_posted_again(tmp_path: Path) -> None:
             assert sorted(capture.body for capture in kept) == sorted(bad)
             assert {path.stat().st_mode & 0o777 for path in _files(folder)} == {0o600}
             assert len(os.listdir(folder)) == 3
+
+
+def test_replayed(tmp_path: Path) -> None:
+    """What one logiss has refused another takes, from the file as it is."""
+    folder = tmp_path / "refused"
+    folder.mkdir()
+    body = gzip.compress(framed(message(b"one"), message(b"two")))
+    with receiving() as receiver:
+        destination = f"127.0.0.1:{receiver.port}"
+        strict = {"REQUIRE_MSG_COUNT": "1", "CAPTURE_REFUSED": str(folder)}
+        with running("twist", tmp_path, FORWARD_DEST=destination, **strict) as daemon:
+            daemon.wait_until_usable()
+            headers = {"Content_Encoding": "gzip", "Logplex_Msg_Count": "3"}
+            assert _posted(daemon, body, **headers) == 400
+            wait_for(lambda: _files(folder))
+        with running("twist", tmp_path, FORWARD_DEST=destination) as daemon:
+            daemon.wait_until_usable()
+            url = f"http://user:a%3Atoken@127.0.0.1:{daemon.port}/logs"
+            replayed = subprocess.run(
+                [sys.executable, "-m", "logiss", "replay", "--url", url, str(folder)],
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            assert replayed.returncode == 0, replayed
+            wait_for(lambda: len(receiver.frames) == 2)
+        texts = [frame.rpartition(b" ")[2] for frame in receiver.frames]
+        assert texts == [b"one", b"two"]
 
 
 def test_vanished(tmp_path: Path) -> None:

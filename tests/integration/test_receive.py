@@ -271,6 +271,66 @@ def test_behind_rsyslog(
     assert (code, receiver.err.count("\n")) == (0, 1), receiver.out + receiver.err
 
 
+def typed(daemon: Daemon, folder: Path, *arguments: str) -> str:
+    """What a command says that posts to `daemon`, and succeeds."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "logiss", *arguments],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "LOGS_URL": f"http://user:a%3Atoken@127.0.0.1:{daemon.port}/logs",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended
+    return ended.stdout + ended.stderr
+
+
+def test_behind_logiss_send(tmp_path: Path) -> None:
+    """What logiss send --test sends through a logiss is verified."""
+    with receive(tmp_path, "--relp", "--verify", "--expect", "5000") as receiver:
+        destination = f"relp://127.0.0.1:{receiver.port}"
+        with running("python", tmp_path, FORWARD_DEST=destination) as daemon:
+            daemon.wait_until_usable()
+            typed(daemon, tmp_path, "send", "--test", "5000", "--run", "nightly")
+            assert receiver.process.wait(30) == 0, receiver.out
+    assert "run nightly: 5,000 received, " in receiver.out
+
+
+def test_framed_is_sent_again(tmp_path: Path) -> None:
+    """What was received --framed is what logiss send --framed posts."""
+    frames = [message(b"one\ntwo\n"), message(b"\xff\x01"), message(b"last")]
+    (tmp_path / "first").write_bytes(framed(*frames))
+    options = ("--output", "second", "--framed")
+    with receive(tmp_path, *options) as receiver:
+        destination = f"127.0.0.1:{receiver.port}"
+        with running("python", tmp_path, FORWARD_DEST=destination) as daemon:
+            daemon.wait_until_usable()
+            second = tmp_path / "second"
+            for name, ends in (("first", 1), ("third", 2)):
+                typed(daemon, tmp_path, "send", "--framed", name)
+                wait_for(lambda ends=ends: second.read_bytes().count(b"last") == ends)
+                if name == "first":
+                    shutil.copy(second, tmp_path / "third")
+                    size = second.stat().st_size
+        assert receiver.end() == 0
+    once = list(FrameDecoder().feed((tmp_path / "third").read_bytes()))
+    twice = list(FrameDecoder().feed((tmp_path / "second").read_bytes()[size:]))
+    assert [f.rpartition(b"] ")[2] for f in once] == [
+        b"one\ntwo\n",
+        b"\xff\x01",
+        b"last",
+    ]
+    assert [f.rpartition(b"] ")[2] for f in twice] == [
+        b"one\ntwo\n",
+        b"\xff\x01",
+        b"last",
+    ]
+
+
 # what becomes of the frames
 
 

@@ -150,6 +150,26 @@ def test_tail(tmp_path: Path) -> None:
         assert (out, said.count(b"\n")) == (b"", 1)
 
 
+def test_shared_input() -> None:
+    """Others who read the same open file find it as it was."""
+    ours, theirs = os.pipe()
+    with answering(in_turn()) as intake:
+        process = subprocess.Popen(
+            command("send"),
+            env=environ(LOGS_URL=intake.url),
+            stdin=ours,
+            stderr=subprocess.PIPE,
+        )
+        os.write(theirs, b"1\n")
+        wait_for(lambda: intake.posts)
+        flags = fcntl.fcntl(ours, fcntl.F_GETFL)
+        os.close(theirs)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        process.communicate()
+    os.close(ours)
+    assert not flags & os.O_NONBLOCK
+
+
 def test_several_files(tmp_path: Path) -> None:
     """Files, a named pipe and standard input are read one after the other."""
     (tmp_path / "a").write_bytes(b"1\n2")
@@ -296,8 +316,10 @@ def test_wrong_password(tmp_path: Path) -> None:
     """A real logiss says no, also to large bodies, and its word arrives."""
     with logiss(tmp_path) as (daemon, _, _):
         url = f"http://user:hunter2@127.0.0.1:{daemon.port}"
-        ended = sent("--no-gzip", given=b"x" * 999 + b"\n" + lines(2000), url=url)
-    assert (ended.code, numbers(ended)["lost"]) == (LOST, 2001)
+        large = ("--no-gzip", "--batch-lines", "10000", "--batch-bytes", "8000000")
+        given = (b"x" * 499 + b"\n") * 40_000
+        ended = sent(*large, given=given, url=url)
+    assert (ended.code, numbers(ended)["lost"]) == (LOST, 40_000)
     assert 'answered 401, first with "' in ended.said
 
 
