@@ -272,6 +272,7 @@ class Machine:
         drop_in(
             units / "logiss.service.d",
             "[Service]\nLoadCredential=pem:/etc/logiss/ca.pem\n"
+            "StateDirectory=logiss\n"
             "StandardOutput=file:/run/folder/out\n"
             "StandardError=file:/run/folder/out\n",
         )
@@ -386,12 +387,14 @@ def test_runs(tmp_path: Path) -> None:
         TOKEN_MAP="user:a:token",
         FORWARD_DEST=f"127.0.0.1:{receiver.port}",
         PEMFILE="/run/credentials/logiss.service/pem",
+        CAPTURE_REFUSED="/var/lib/logiss",
     ) as here:
         client = BlockingClient(here.port)
         assert post(client, b"first") == 200
         wait_for(lambda: receiver.frames)
         assert receiver.frames == [stamped(b"first", "127.0.0.1")]
         check_confined(here)
+        check_captured(here, client)
         client.close()
 
         before = here.shown("MainPID")
@@ -423,3 +426,14 @@ def check_confined(here: Machine) -> None:
     assert re.search(r"Max open files +16384 +16384 ", limits)
     mounts = (process / "mounts").read_text()
     assert re.search(r"^\S+ / \S+ ro[, ]", mounts, re.MULTILINE)
+
+
+def check_captured(here: Machine, client: BlockingClient) -> None:
+    """Refused bodies are kept where the service may write."""
+    client.send(request(b"no frames"))
+    answer = client.answer()
+    assert answer is not None
+    assert answer.code == 400
+    (process,) = here.processes()
+    kept = process / "root" / "var" / "lib" / "logiss"
+    wait_for(lambda: any(b"no frames" in f.read_bytes() for f in kept.iterdir()))
