@@ -45,6 +45,12 @@ def let_go(stream: Any) -> None:
         pass  # It has no descriptor, or is closed.
 
 
+def give_up(reactor: Any) -> None:
+    """Do not wait for the work any longer."""
+    if reactor.running:
+        reactor.stop()
+
+
 def run(
     reactor: Any,
     work: Callable[[], Coroutine[Any, Any, None]],

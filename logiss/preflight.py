@@ -261,8 +261,8 @@ def _spoken(transport: Any, destination: Destination) -> str:
     said = ", RELP" if destination.scheme else ""
     if isinstance(transport, ClientTLS):
         version = transport.getHandle().get_protocol_version_name()
-        said += f", {version.replace('TLSv', 'TLS ')}"
-    return said
+        return f"{said}, {version.replace('TLSv', 'TLS ')}"
+    return f"{said}, without TLS"
 
 
 # certificates

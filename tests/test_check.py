@@ -111,6 +111,15 @@ class CheckTests(SynchronousTestCase):
             (0, ["note: LIBRATO_TOKEN: log-iss read it, logiss does not; unset it"]),
         )
 
+    def test_empty_metadata(self) -> None:
+        """An element that nothing can go into is noticed."""
+        code, (line,) = self.findings(METADATA_ID="a@1")
+        self.assertEqual(code, 0)
+        self.assertIn("warning: METADATA_ID: nothing goes into this element", line)
+        self.assertEqual(
+            self.findings(METADATA_ID="a@1", LOG_ISS_FIELD_PARAMS="team"), (0, [])
+        )
+
     def test_open_admin_port(self) -> None:
         """Whoever opens the status page to others is told what that means."""
         code, lines = self.findings(ADMIN_PORT="9514", ADMIN_HOST="0.0.0.0")

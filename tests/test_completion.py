@@ -127,13 +127,13 @@ class ScriptTests(SynchronousTestCase):
         """zsh can read its script."""
         text = script(command_line(), "zsh")
         self.assertIn("#compdef logiss", text)
-        said([program("zsh"), "-n"], text)
+        said([program("zsh", "zsh"), "-n"], text)
 
     def test_tcsh(self) -> None:
         """tcsh can read its script."""
         text = script(command_line(), "tcsh")
         self.assertIn("complete logiss", text)
-        said([program("tcsh"), "-f"], text)
+        said([program("tcsh", "tcsh"), "-f"], text)
 
     def test_printed(self) -> None:
         """The command prints it, and nobody minds who does not read it."""

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Any
 
+from logiss import foreground
 from logiss.descriptors import raise_descriptors_max
 from logiss.preflight import ERROR, NOTE, OK, WARNING, Result, preflight
 from logiss.reference import ENTRIES
@@ -30,7 +31,10 @@ from logiss.settings import (
 from logiss.words import text
 
 #: What log-iss read and logiss does not.
-NOT_READ = ("LIBRATO_OWNER", "LIBRATO_SOURCE", "LIBRATO_TOKEN", "LOG_ISS_DEBUG", "DYNO")
+NOT_READ = (
+    *("LIBRATO_OWNER", "LIBRATO_SOURCE", "LIBRATO_TOKEN", "LOG_ISS_DEBUG", "DYNO"),
+    *("VALID_TOKEN_USER", "TOKEN_USER_SAMPLE_PCT"),
+)
 #: Senders do not wait longer than this for an answer.
 SENDERS_WAIT_SECONDS = 5.0
 
@@ -85,8 +89,7 @@ def check(arguments: argparse.Namespace) -> int:
         print("logiss check: given up", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Who reads has read enough; nothing is left to be written at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        foreground.let_go(sys.stdout)  # Who reads has read enough.
         return 1
     return 0 if is_good else 1
 
@@ -169,6 +172,13 @@ def _advice(settings: Settings) -> Iterator[Result]:
             f"is {wanted}, but so few files and sockets may be open that there will be"
             f" {most}; raise the limit (ulimit -n) to {descriptors_wanted(settings)}",
         )
+    if settings.metadata_id and not (settings.query_params or settings.field_params):
+        yield Result(
+            WARNING,
+            "METADATA_ID",
+            "nothing goes into this element; set LOG_ISS_QUERY_PARAMS or"
+            " LOG_ISS_FIELD_PARAMS",
+        )
     if settings.admin_port is not None and not _is_loopback(settings.admin_host):
         yield Result(
             WARNING,
@@ -191,18 +201,12 @@ def _tried(settings: Settings) -> list[Result]:
 
     reactor: Any = _reactor
     results: list[Result] = []
-    failed: list[BaseException] = []
 
-    def begin() -> None:
-        done = preflight(reactor, settings, datetime.now(UTC))
-        done.addCallbacks(results.extend, lambda reason: failed.append(reason.value))
-        # A turn later, so that connections are closed by then.
-        done.addCallback(lambda _: reactor.callLater(0, reactor.stop))
+    async def work() -> None:
+        now = datetime.now(UTC)
+        results.extend(await preflight(reactor, settings, now))
 
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    if failed:
-        raise failed[0]
+    foreground.run(reactor, work, lambda _: foreground.give_up(reactor))
     if not results:
         raise KeyboardInterrupt
     return results

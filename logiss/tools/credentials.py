@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from logiss import foreground
 from logiss.admission import redis_hash
 from logiss.credentials import (
     BrokenEntry,
@@ -184,19 +185,12 @@ def _with_hash(work: Callable[[RedisHash], Deferred[Any]]) -> Any:
 
     reactor: Any = _reactor
     found = redis_hash(reactor, *read_redis(os.environ))
-    failed: list[BaseException] = []
     results: list[Any] = []
 
-    def begin() -> None:
-        done = work(found)
-        done.addCallbacks(results.append, lambda reason: failed.append(reason.value))
-        # A turn later, so that the connection is closed by then.
-        done.addCallback(lambda _: reactor.callLater(0, reactor.stop))
+    async def do() -> None:
+        results.append(await work(found))
 
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    if failed:
-        raise failed[0]
+    foreground.run(reactor, do, lambda _: foreground.give_up(reactor))
     if not results:
         raise KeyboardInterrupt
     return results[0]

@@ -94,7 +94,7 @@ async def test_tcp() -> None:
     async with listening(Backend()) as backend:
         to = backend.destination
         assert lines(await tried(to)) == [
-            f"ok: FORWARD_DEST: {to}: connected to 127.0.0.1"
+            f"ok: FORWARD_DEST: {to}: connected to 127.0.0.1, without TLS"
         ]
         (connection,) = backend.connections
         assert connection.raw == b""
@@ -125,7 +125,7 @@ async def test_names() -> None:
         to = Destination("syslog.example.com", backend.port)
         assert lines(await tried(to)) == [
             f"ok: FORWARD_DEST: {to}: syslog.example.com is 127.0.0.1",
-            f"ok: FORWARD_DEST: {to}: connected to 127.0.0.1",
+            f"ok: FORWARD_DEST: {to}: connected to 127.0.0.1, without TLS",
         ]
     found = await tried(Destination("no-such-host.invalid", 601))
     assert lines(found) == [
@@ -273,7 +273,7 @@ async def test_relp(tmp_path: Path, ca: trustme.CA) -> None:
     async with listening(RELPBackend()) as plain, listening(tls):
         found = await tried(plain.destination)
         assert [r.words for r in found] == [
-            f"{plain.destination}: connected to 127.0.0.1, RELP"
+            f"{plain.destination}: connected to 127.0.0.1, RELP, without TLS"
         ]
         assert [command for _, command in plain.sessions[0].commands] == [
             b"open",
@@ -422,7 +422,7 @@ def test_command(tmp_path: Path) -> None:
         }
         done = run(tmp_path, **environ)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.endswith(": connected to 127.0.0.1\n")
+        assert done.stdout.endswith(": connected to 127.0.0.1, without TLS\n")
         assert "hunter2" not in done.stdout
         assert HMAC_KEY not in done.stdout
         assert receiver.frames == []

@@ -353,6 +353,10 @@ def groups_of_ours() -> Path:
 
 @contextmanager
 def machine(folder: Path, **variables: str) -> Iterator[Machine]:
+    if not os.environ.get("BOOT_SYSTEMD"):
+        # Its walls are of its own making. One that does not hold would let an init, as
+        # root, clean up the machine that it is on.
+        pytest.skip("set BOOT_SYSTEMD=1 on a machine that may be lost")
     program("systemd-analyze")
     tried = done("unshare", *_NAMESPACES, "mount", "-t", "cgroup2", "none", "/mnt")
     if os.geteuid() != 0 or tried.returncode:
