@@ -95,7 +95,7 @@ TCP port of the status page (``/``), the metrics for Prometheus (``/metrics``) a
 them, and their libraries are not loaded. It must not be ``PORT``. With it logiss
 keeps 160 more open files for itself. Not in log-iss.
 """,
-        type="port",
+        type="number from 0 to 65535",
         examples=("9514",),
         mistakes=("http",),
     ),
@@ -529,7 +529,7 @@ Seconds that the line and headers of a request may take, from their first byte o
 client that takes longer is cut off, without an answer. Not with
 ``HTTP_CHANNEL=stock``. Not in log-iss.
 """,
-        type="seconds",
+        type="duration",
         examples=("5", "1m"),
         mistakes=("0",),
     ),
@@ -542,7 +542,7 @@ Seconds that the body of a request may take. A client that takes longer is cut o
 without an answer: log-shuttle and logplex send again what they have no answer to. Not
 with ``HTTP_CHANNEL=stock``. Not in log-iss.
 """,
-        type="seconds",
+        type="duration",
         examples=("5", "1m"),
         mistakes=("long",),
     ),
@@ -568,7 +568,7 @@ Seconds without a byte until an idle connection of a client is closed. Drains of
 logplex sit idle for 5 minutes; with less time than that, connections are closed that
 they are about to post to. Not in log-iss.
 """,
-        type="seconds",
+        type="duration",
         examples=("60", "10m"),
         mistakes=("0",),
     ),
