@@ -36,8 +36,11 @@ Configuration
 Everything is configured by environment variables; ``logiss run`` has no options but
 ``--with-receiver``, for trying it out, and ``--http``. White space around a value is
 ignored, and a variable that is set to nothing counts as not set. Variables that are
-not on this page are not read. ``logiss check`` shows what each of them is in an
-environment, and tries it out.
+not on this page are not read by it. ``logiss check`` shows what each of them is in an
+environment, and tries it out. Not among them are ``LISTEN_FDS`` and what belongs to it
+(`Deploying <deploying.rst#systemd>`__), ``LOGISS_PURE`` (`Commands
+<commands.rst#the-daemon-by-other-names>`__), and what the commands that send read
+(`Sending <sending.rst>`__).
 
 Mistakes are reported at start, all at once, on stderr, one line each after ``logiss:``;
 the exit code is 1. No line repeats a token.

@@ -105,7 +105,8 @@ async def _destination(
     attempt = _Attempt(reactor, settings, destination)
     why = await attempt.made()
     if why:
-        results.append(Result(ERROR, "FORWARD_DEST", f"{destination}: {why}"))
+        why = f"{destination}: {why}; see to that receiver, or correct FORWARD_DEST"
+        results.append(Result(ERROR, "FORWARD_DEST", why))
     else:
         words = f"{destination}: connected to {attempt.peer}{attempt.spoken}"
         results.append(Result(OK, "FORWARD_DEST", words))
@@ -335,7 +336,8 @@ async def _redis(reactor: IReactor, settings: Settings) -> list[Result]:
             reactor, settings.redis_url, settings.redis_key
         ).read()
     except RedisFailed as e:
-        return [Result(ERROR, "REDIS_URL", f"{settings.redis_url}: {e}")]
+        why = f"{settings.redis_url}: {e}; see to that Redis, or correct the URL"
+        return [Result(ERROR, "REDIS_URL", why)]
     if not entries and not settings.allow_empty_credentials:
         why = (
             f"the hash {text(settings.redis_key, NAME_MAX)!r} is empty or not there;"

@@ -164,7 +164,7 @@ class RedisHash:
                 for reply in replies:
                     commands.handle_reply(reply)
                 return
-        raise RedisFailed("others change the hash all the time; try again")
+        raise NotChanged("others change the hash all the time; try again")
 
     def _within_time(
         self, work: Callable[[Any], Coroutine[Any, Any, T]]

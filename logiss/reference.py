@@ -67,6 +67,10 @@ TCP port to listen on. ``0`` takes a free one; the line ``at=listen`` names it.
         more="""
 A port that is taken ends the start with exit code 1 and ``PORT: cannot listen on
 *:5000: Address already in use; end the process that listens there or take another``.
+
+A socket that systemd hands over takes the place of ``PORT`` and ``LISTEN_HOST``, and
+one named ``admin`` that of ``ADMIN_PORT`` and ``ADMIN_HOST``; they need not be set then.
+See `Deploying <deploying.rst#systemd>`__.
 """,
     ),
     Entry(
@@ -314,7 +318,7 @@ credentials there and not these.
             "app:logthis,system:islogging",
             "app:log,this|app:new",
         ),
-        mistakes=("dan",),
+        mistakes=("app",),
     ),
     Entry(
         "HMAC_KEY",
@@ -751,7 +755,7 @@ what is in it and what keeping costs. Without it nothing is kept and nothing is 
 must be there, and be a directory that logiss may write to. Not in log-iss.
 """,
         type="directory",
-        examples=("/var/tmp",),  # noqa: S108
+        examples=("/var/lib/logiss",),
         mistakes=("/nowhere",),
     ),
     Entry(

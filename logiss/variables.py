@@ -117,8 +117,8 @@ def parse_many(text: str) -> int:
     raise ValueError(f"must be a whole number from 1 to {_MANY_MAX}, not {text!r}")
 
 
-_FLAGS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
-    ("0", "false", "no", "off"), False
+_FLAGS = dict.fromkeys(("1", "t", "true", "yes", "on"), True) | dict.fromkeys(
+    ("0", "f", "false", "no", "off"), False
 )
 
 

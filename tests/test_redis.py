@@ -369,7 +369,11 @@ class EditTests(RedisTestCase):
             self.assertEqual(result(), [])
             self.begin(server, b"$-1\r\n")
             self.commit(server, b"x", b"*-1\r\n")
-        self.assert_failed(result, "others change the hash all the time; try again")
+        (failure,) = result()
+        failure.trap(NotChanged)
+        self.assertEqual(
+            str(failure.value), "others change the hash all the time; try again"
+        )
 
     def test_not_changed(self) -> None:
         """A change that does not want to be made is not."""

@@ -11,11 +11,21 @@ SHELLS = ("bash", "zsh", "tcsh")
 FILES = ("FILE", "PEMFILE", "PATH")
 FOLDERS = ("DIR", "DIRECTORY", "FOLDER")
 
-_WHERE = {
-    "bash": "~/.local/share/bash-completion/completions/logiss",
-    "zsh": "~/.zfunc/_logiss",
-    "tcsh": "~/.logiss.completion",
-}
+_EPILOG = """\
+To have it in each new shell, for bash:
+
+  mkdir -p ~/.local/share/bash-completion/completions
+  logiss completion bash > ~/.local/share/bash-completion/completions/logiss
+
+for zsh, with 'fpath+=~/.zfunc' before 'compinit' in ~/.zshrc:
+
+  mkdir -p ~/.zfunc
+  logiss completion zsh > ~/.zfunc/_logiss
+
+for tcsh, with 'source ~/.logiss.completion' in ~/.tcshrc:
+
+  logiss completion tcsh > ~/.logiss.completion
+"""
 
 
 def add_to(subcommands: Any) -> None:
@@ -24,12 +34,8 @@ def add_to(subcommands: Any) -> None:
         help="print what lets your shell complete commands, options and files",
         description="Prints a script for your shell. With it, TAB completes the"
         " commands of logiss, their options, and files.",
-        epilog="; ".join(
-            f"{shell}: logiss completion {shell} > {where}"
-            for shell, where in _WHERE.items()
-        )
-        + ". For tcsh 'source' that file in ~/.tcshrc, for zsh have 'fpath+=~/.zfunc'"
-        " before 'compinit' in ~/.zshrc. It is in force in the next shell.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=SHELLS, help="which shell: %(choices)s")
     parser.set_defaults(call=completion)

@@ -26,7 +26,7 @@ from logiss.redis import RedisFailed, RedisHash
 from logiss.settings import SettingsError, read_hmac_key, read_redis
 
 # Each of them is a sentence for whoever has typed the command.
-_PROBLEMS = (BrokenEntry, NotChanged, RedisFailed, SettingsError, Unusable)
+_PROBLEMS = (BrokenEntry, NotChanged, SettingsError, Unusable)
 
 
 def add_to(subcommands: Any) -> None:
@@ -61,9 +61,17 @@ def _add_add(commands: Any) -> None:
         " HMAC_KEY in the environment.",
     )
     parser.add_argument("user", metavar="USER", type=_user, help="who is to post")
-    parser.add_argument("--name", type=_text, required=True, help="what to call it")
     parser.add_argument(
-        "--stage", type=_text, default="current", help="default: %(default)s"
+        "--name",
+        type=_text,
+        required=True,
+        help="what operators call it, as in v2 or 2026-11: it is revoked by this name",
+    )
+    parser.add_argument(
+        "--stage",
+        type=_text,
+        default="current",
+        help="where it stands in its rotation, for the log; default: %(default)s",
     )
     parser.add_argument(
         "--deprecate-others",
@@ -107,6 +115,9 @@ def _user(given: str) -> bytes:
 def _told(work: Callable[[], int]) -> int:
     try:
         return work()
+    except RedisFailed as e:
+        url, _ = read_redis(os.environ)
+        _say(f"REDIS_URL: {url}: {e}; see to that Redis, or correct the URL")
     except _PROBLEMS as e:
         for line in str(e).splitlines():
             _say(line)

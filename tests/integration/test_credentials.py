@@ -213,7 +213,10 @@ def test_refused(operator: Operator) -> None:
 def test_hangs(operator: Operator) -> None:
     """A Redis that does not answer is given up."""
     operator.redis.stop_answering()
-    assert operator.is_refused("list") == "no answer within 5 s"
+    assert operator.is_refused("list") == (
+        f"REDIS_URL: redis://127.0.0.1:{operator.redis.port}/0: no answer within 5 s;"
+        " see to that Redis, or correct the URL"
+    )
     operator.redis.go_on()
 
 
