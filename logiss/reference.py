@@ -69,8 +69,8 @@ A port that is taken ends the start with exit code 1 and ``PORT: cannot listen o
 *:5000: Address already in use; end the process that listens there or take another``.
 
 A socket that systemd hands over takes the place of ``PORT`` and ``LISTEN_HOST``, and
-one named ``admin`` that of ``ADMIN_PORT`` and ``ADMIN_HOST``; they need not be set then.
-See `Deploying <deploying.rst#systemd>`__.
+one named ``admin`` that of ``ADMIN_PORT`` and ``ADMIN_HOST``; none of them has to be
+set then. See `Deploying <deploying.rst#systemd>`__.
 """,
     ),
     Entry(
