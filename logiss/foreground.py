@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
+from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -48,7 +50,7 @@ def let_go(stream: Any) -> None:
 def give_up(reactor: Any) -> None:
     """Do not wait for the work any longer."""
     if reactor.running:
-        reactor.stop()
+        reactor.crash()
 
 
 def run(
@@ -57,7 +59,8 @@ def run(
     on_signal: Callable[[signal.Signals], None],
 ) -> None:
     """
-    Do `work` in `reactor`, which stops at its end.
+    Do `work` in `reactor`, which stops at its end and waits for nothing else: a thread
+    may ask a name service for long, and neither the reactor nor the process joins it.
 
     @param on_signal: called in the reactor at each SIGINT and SIGTERM.
     @raise Exception: what `work` raises.
@@ -67,12 +70,14 @@ def run(
     def begin() -> None:
         done = Deferred.fromCoroutine(work())
         done.addErrback(failures.append)
-        # A turn later, so that what is being closed has gone.
-        done.addCallback(lambda _: reactor.callLater(0, reactor.stop))
+        # A turn later, so that what is being closed has gone. Not stop(), which joins
+        # the threads, deaf to signals.
+        done.addCallback(lambda _: reactor.callLater(0, reactor.crash))
 
     def signalled(number: int, _: object) -> None:
         reactor.callFromThread(on_signal, signal.Signals(number))
 
+    reactor.getThreadPool().threadFactory = partial(Thread, daemon=True)
     before = {number: signal.signal(number, signalled) for number in _SIGNALS}
     try:
         reactor.callWhenRunning(begin)

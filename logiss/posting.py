@@ -34,6 +34,8 @@ from logiss.submitter import Answer, NoAnswer, Post
 
 #: So much of an answer's body is kept.
 ANSWER_BYTES_MAX = 4096
+#: How long connections may take to be closed.
+CLOSE_SECONDS = 1.0
 
 _USER_AGENT = f"logiss-send/{__version__}".encode("ascii")
 
@@ -130,9 +132,10 @@ class Poster:
         self._client = HTTPClient(agent)
 
     def close(self) -> Deferred[None]:
-        """Close what is kept open."""
+        """Close what is kept open; whom TLS waits for is not waited for long."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed
+        closed.addTimeout(CLOSE_SECONDS, self._reactor)
+        return closed.addErrback(lambda _: None)
 
     def post(self, post: Post) -> Deferred[Answer]:
         """

@@ -220,10 +220,8 @@ class Replaying:
                 _say(f"not posted: {name!a} and what comes behind it")
                 break
             await self._replay(name)
-        if len(self._signals) > 1:
-            # A thread may still wait for a name service, and the reactor for it.
-            os._exit(self._code())
-        await self._poster.close()
+        if len(self._signals) < 2:
+            await self._poster.close()
 
     async def _replay(self, name: str) -> None:
         try:

@@ -436,11 +436,8 @@ class Sending:
                 await self._feed(found)
         self._feeder.flush()
         await self._submitter.idle()
-        if len(self._signals) > 1:
-            # A thread may still wait for a name service, and the reactor for it.
-            self._end_showing()
-            os._exit(self._sum_up())
-        await self._poster.close()
+        if len(self._signals) < 2:
+            await self._poster.close()
 
     async def _probe(self) -> None:
         name = self._arguments.run or secrets.token_hex(8)

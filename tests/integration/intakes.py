@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -193,3 +194,18 @@ def sending(url: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def without_names(folder: Path) -> dict[str, str]:
+    """
+    Variables for a command that never hears from its name service. There is a file
+    `asked` in `folder` when it has asked.
+    """
+    (folder / "sitecustomize.py").write_text(
+        "import pathlib, socket, time\n"
+        "def ask(*_, **__):\n"
+        f"    pathlib.Path({str(folder / 'asked')!r}).touch()\n"
+        "    time.sleep(3600)\n"
+        "socket.getaddrinfo = ask\n"
+    )
+    return {"PYTHONPATH": str(folder)}

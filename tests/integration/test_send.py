@@ -41,6 +41,7 @@ from tests.integration.intakes import (
     in_turn,
     sending,
     sent,
+    without_names,
 )
 
 LOST, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -745,6 +746,63 @@ def test_stopped_with_time() -> None:
         said = process.stderr.read().decode()
     assert process.returncode == INTERRUPTED
     assert numbers(Ended(0, "", said))["unknown"] == 1
+
+
+@pytest.mark.parametrize("tool", ["send", "replay"])
+def test_name_service(tmp_path: Path, tool: str) -> None:
+    """A thread that asks a name service for ever holds up no end of the work."""
+    (tmp_path / "file").write_bytes(b"1 x")
+    variables = environ(LOGS_URL="http://u:p@name.example", **without_names(tmp_path))
+    done = subprocess.run(
+        command(tool, "--timeout", "0.05", "--retry-seconds", "0", f"{tmp_path}/file"),
+        env=variables,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == LOST, done
+    assert b"name.example:80" in done.stdout + done.stderr
+    assert (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "times", "code"),
+    [
+        (("send", "--timeout", "3600", "/etc/hosts"), 2, INTERRUPTED),
+        (("replay", "--timeout", "3600", "/etc/hosts"), 2, INTERRUPTED),
+        (("check",), 1, 1),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+def test_stopped_without_names(
+    tmp_path: Path, arguments: tuple[str, ...], times: int, code: int
+) -> None:
+    """Nor does it when it is ended by Ctrl-C, and what was printed is there."""
+    process = subprocess.Popen(
+        command(*arguments),
+        env=environ(
+            LOGS_URL="http://u:p@name.example",
+            PORT="0",
+            DEPLOY="test",
+            TOKEN_MAP="user:token",
+            FORWARD_DEST="name.example:601",
+            **without_names(tmp_path),
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for((tmp_path / "asked").exists)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            process.stderr.readline()
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == code
+    assert out or arguments[0] == "send"
 
 
 # what it takes
