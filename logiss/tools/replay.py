@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,7 +145,11 @@ def _kept(name: str) -> Kept:
     @raise Unreadable: there is nothing to be posted.
     """
     try:
-        with open(name, "rb") as file:
+        with open(name, "rb", opener=_opened) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable(
+                    "is no regular file; write what it gives to one, and name that"
+                )
             octets = file.read(FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as e:
         why = e.strerror if isinstance(e, OSError) else str(e)
@@ -158,6 +163,11 @@ def _kept(name: str) -> Kept:
     except BrokenCapture as e:
         raise Unreadable(f"is no whole capture: {e}") from None
     return Kept(capture.body, capture.fields, capture)
+
+
+def _opened(name: str, flags: int) -> int:
+    """Not waiting for somebody to write to a named pipe."""
+    return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _plain(body: bytes) -> Kept:

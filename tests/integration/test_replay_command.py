@@ -1,6 +1,7 @@
 """`logiss replay` as a process, with a real logiss or a test's server behind it."""
 
 import gzip
+import os
 import signal
 import subprocess
 import threading
@@ -119,9 +120,12 @@ def test_not_posted(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     good = written(tmp_path, "good", GOOD)
     (tmp_path / "empty").mkdir()
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
     with answering(in_turn()) as intake:
         ended = replayed(
-            cut, half, missing, good, str(tmp_path / "empty"), url=intake.url
+            *(cut, half, missing, pipe, "/dev/zero", good, str(tmp_path / "empty")),
+            url=intake.url,
         )
     assert [post.body for post in intake.posts] == [GOOD]
     assert ended.code == 1
@@ -129,7 +133,9 @@ def test_not_posted(tmp_path: Path) -> None:
     assert said[0] == f'{cut} - "was not posted, for only its beginning was kept"'
     assert said[1].startswith(f'{half} - "is no whole capture: Body-Bytes is ')
     assert said[2] == f'{missing} - "cannot be read: No such file or directory"'
-    assert said[3] == f"{good} 200"
+    for line, name in zip(said[3:5], (pipe, "/dev/zero"), strict=True):
+        assert line.startswith(f'{name} - "is no regular file')
+    assert said[5] == f"{good} 200"
     assert "is a folder without a capture in it" in ended.said
 
 
