@@ -2,14 +2,18 @@
 
 import argparse
 import contextlib
+import errno
 import io
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.__main__ import command_line
 from logiss.target import NoTarget, target_of
+from logiss.tools.replay import Unreadable, _kept, _paths
 from logiss.tools.send import Unusable, _inputs, _making, _probes
 
 
@@ -72,6 +76,23 @@ class OptionsTests(SynchronousTestCase):
 
         made = [probes.read(text) for text in _probes("a-1", 3)]
         self.assertEqual(made, [probes.Probe("a-1", n) for n in (1, 2, 3)])
+
+
+class PathsTests(SynchronousTestCase):
+    """The files that ``logiss replay`` reads."""
+
+    def test_folder_not_read(self) -> None:
+        """A folder that may not be read is a file that may not, and others follow."""
+        folder = self.mktemp()
+        os.mkdir(folder)
+
+        def refuse(_: Path) -> Iterator[Path]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        self.patch(Path, "iterdir", refuse)
+        self.assertEqual(list(_paths([folder, "b"])), [folder, "b"])
+        with self.assertRaises(Unreadable):
+            _kept(folder)
 
 
 class TargetTests(SynchronousTestCase):

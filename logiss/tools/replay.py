@@ -128,7 +128,11 @@ def _paths(names: list[str]) -> Iterator[str]:
         if not os.path.isdir(name):
             yield name
             continue
-        found = [path for path in Path(name).iterdir() if _age(path) is not None]
+        try:
+            found = [path for path in Path(name).iterdir() if _age(path) is not None]
+        except OSError:
+            yield name  # Why it cannot be read is told when it is to be read.
+            continue
         if not found:
             _say(f"FILE: {name!a} is a folder without a capture in it")
         yield from (str(path) for path in sorted(found, key=_age))
