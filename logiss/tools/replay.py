@@ -18,6 +18,7 @@ from logiss import captures, fault
 from logiss.captures import BrokenCapture, Capture
 from logiss.foreground import hold_descriptors, let_go, run, say
 from logiss.l2met import bare_or_quoted
+from logiss.logs_url import is_url
 from logiss.submitter import DETAIL_MAX, Answer, Post, Submitter
 from logiss.tally import Outcome
 from logiss.target import NoTarget, Target, add_options, reaching, target_of
@@ -62,6 +63,10 @@ def add_to(subcommands: Any) -> None:
 
 def replay(arguments: argparse.Namespace) -> int:
     hold_descriptors()
+    if any(is_url(name) for name in arguments.files):
+        # Its password is printed nowhere.
+        _say("FILE: is a URL; give it behind --url, or set LOGS_URL")
+        return 1
     try:
         return _show_all(arguments) if arguments.show else _post_all(arguments)
     except BrokenPipeError:

@@ -203,6 +203,10 @@ def test_mistakes(tmp_path: Path) -> None:
     ended = replayed(name, "--url", "http://u:hunter2@a:b")
     assert (ended.code, ended.out, ended.said.count("\n")) == (1, "", 1)
     assert ended.said.startswith("logiss replay: --url: has no valid host and port")
+    for options in ((), ("--show",)):
+        ended = replayed(name, "http://u:hunter2@a/", *options, url="http://u:p@a")
+        assert (ended.code, ended.out, ended.said.count("\n")) == (1, "", 1)
+        assert ended.said.startswith("logiss replay: FILE: is a URL; ")
 
 
 def test_nobody_reads(tmp_path: Path) -> None:
