@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
+from io import TextIOWrapper
 from threading import Thread
 from typing import Any
 
@@ -37,6 +38,15 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         let_go(sys.stderr)
+
+
+def print_any() -> None:
+    """
+    Escape what is printed to standard output and its encoding does not have, whatever
+    the locale.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def let_go(stream: Any) -> None:

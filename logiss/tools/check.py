@@ -73,6 +73,7 @@ def add_to(subcommands: Any) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
+    foreground.print_any()
     environ = dict(os.environ)
     if arguments.http is not None:
         environ["HTTP_CHANNEL"] = arguments.http

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from logiss import captures, fault
 from logiss.captures import BrokenCapture, Capture
-from logiss.foreground import hold_descriptors, let_go, run, say
+from logiss.foreground import hold_descriptors, let_go, print_any, run, say
 from logiss.l2met import bare_or_quoted
 from logiss.logs_url import is_url
 from logiss.submitter import DETAIL_MAX, Answer, Post, Submitter
@@ -63,6 +63,7 @@ def add_to(subcommands: Any) -> None:
 
 def replay(arguments: argparse.Namespace) -> int:
     hold_descriptors()
+    print_any()
     if any(is_url(name) for name in arguments.files):
         # Its password is printed nowhere.
         _say("FILE: is a URL; give it behind --url, or set LOGS_URL")

@@ -233,6 +233,26 @@ def test_nobody_reads(tmp_path: Path) -> None:
                 assert done.stderr.count(b"\n") <= 1, done
 
 
+def test_other_locale(tmp_path: Path) -> None:
+    """What the encoding of standard output does not have is escaped."""
+    capture = evolve(CAPTURE, because="a\x07b")
+    shown = written(tmp_path, "a.capture", captures.octets(capture))
+    body = written(tmp_path, "good", GOOD)
+    with answering(lambda _: Said(400, b"c\x07d")) as intake:
+        for arguments, words in [
+            (("--show", shown), b"refused with 400: a\\ufffdb\n"),
+            ((body,), b' 400 "c\\ufffdd"\n'),
+        ]:
+            done = subprocess.run(
+                command("replay", *arguments),
+                env=environ(LOGS_URL=intake.url, PYTHONIOENCODING="latin-1"),
+                capture_output=True,
+                timeout=PATIENCE_SECONDS,
+            )
+            assert done.stderr == b""
+            assert words in done.stdout
+
+
 def test_stopped(tmp_path: Path) -> None:
     """Ctrl-C lets the post under way have its time, and begins no other."""
     release = threading.Event()
