@@ -190,6 +190,7 @@ class Poster:
             line=octets.strip().partition(b"\n")[0],
             retry_after_seconds=_seconds(response.headers),
             is_duplicate=response.headers.getRawHeaders(b"Logiss-Duplicate") == [b"1"],
+            is_logiss=_is_logiss(response.headers),
         )
 
     def _no_answer(self, error: Exception, is_begun: bool, is_late: bool) -> NoAnswer:
@@ -215,6 +216,12 @@ class _Late:
     def come(self) -> None:
         self.has_come = True
         self.asked.cancel()
+
+
+def _is_logiss(headers: Headers) -> bool:
+    """A proxy may replace Server, and a logiss that is embedded have no level."""
+    is_server = b"logiss" in headers.getRawHeaders(b"Server", [])
+    return is_server or headers.hasHeader(b"Logiss-Delivery")
 
 
 def _seconds(headers: Headers) -> float | None:

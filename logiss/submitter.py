@@ -45,12 +45,14 @@ class Answer:
     """
     @ivar line: the first of its body.
     @ivar retry_after_seconds: what it asks for.
+    @ivar is_logiss: whether it says that it is from one.
     """
 
     code: int
     line: bytes = b""
     retry_after_seconds: float | None = None
     is_duplicate: bool = False
+    is_logiss: bool = False
 
     @property
     def is_delivered(self) -> bool:
@@ -62,8 +64,12 @@ class Answer:
 
     @property
     def may_have_arrived(self) -> bool:
-        """A 503 says that nothing was begun, any other 5xx does not (504)."""
-        return 500 <= self.code <= 599 and self.code != 503
+        """
+        A logiss says with 503 that nothing was begun, with another 5xx it does not
+        (504). Others, such as a router before it, say it with none.
+        """
+        is_begun = self.code != 503 or not self.is_logiss
+        return 500 <= self.code <= 599 and is_begun
 
     @property
     def kind(self) -> str:

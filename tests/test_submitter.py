@@ -12,7 +12,8 @@ from logiss import submitter
 from logiss.submitter import Answer, NoAnswer, Post, Submitter, pause_seconds
 from logiss.tally import Fate, Outcome, Tally
 
-OK = Answer(200)
+OK = Answer(200, is_logiss=True)
+SHED = Answer(503, is_logiss=True)
 REFUSED = NoAnswer("connection refused by a:1", may_have_arrived=False)
 BROKEN = NoAnswer("connection closed by a:1", may_have_arrived=True)
 CERTIFICATE = NoAnswer("a:1: its certificate", False, is_retried=False)
@@ -108,7 +109,7 @@ class RetryTests(SynchronousTestCase):
 
     def test_given_up(self) -> None:
         """It ends; with 0 seconds at once."""
-        for reply in (Answer(503), REFUSED):
+        for reply in (SHED, REFUSED):
             outcome, tries = self.after(*[reply] * 1000, retry_seconds=60)
             self.assertEqual(outcome.fate, Fate.LOST)
             self.assertIn(tries, range(12, 30))
@@ -117,10 +118,11 @@ class RetryTests(SynchronousTestCase):
     def test_unknown(self) -> None:
         """
         What may have arrived at any try is not said to be lost, whatever the last try
-        came to; and it is delivered when one is answered so.
+        came to; and it is delivered when one is answered so. A 503 is known only of a
+        logiss to say that nothing was begun.
         """
-        for begin in (BROKEN, Answer(504), Answer(500)):
-            for end in (REFUSED, Answer(503), Answer(400), begin):
+        for begin in (BROKEN, Answer(504), Answer(500), Answer(503)):
+            for end in (REFUSED, SHED, Answer(400), begin):
                 outcome, _ = self.after(begin, *[end] * 1000)
                 self.assertEqual(outcome.fate, Fate.UNKNOWN, (begin, end))
         duplicate = Answer(200, is_duplicate=True)
@@ -204,7 +206,7 @@ class AbortTests(SynchronousTestCase):
         case = Case(server, connections=2)
         for name in ("under way", "pausing", "waiting"):
             case.submitter.submit(post(name))
-        server.pending[1].callback(Answer(503))
+        server.pending[1].callback(SHED)
         idle = case.submitter.idle()
         case.submitter.abort("stopped by SIGINT")
         case.submitter.submit(post("late"))
@@ -229,6 +231,7 @@ REPLIES = st.sampled_from(
         Answer(200, is_duplicate=True),
         Answer(400),
         Answer(503),
+        SHED,
         Answer(504),
         Answer(429, retry_after_seconds=3.0),
         REFUSED,

@@ -48,11 +48,16 @@ class Posted:
 
 @frozen
 class Said:
-    """What to answer; with `code` 0 the connection is closed instead."""
+    """
+    What to answer; with `code` 0 the connection is closed instead.
+
+    @ivar is_logiss: whether it says that it is.
+    """
 
     code: int = 200
     body: bytes = b""
     fields: tuple[tuple[str, str], ...] = ()
+    is_logiss: bool = True
 
 
 class _Session(BaseHTTPRequestHandler):
@@ -74,6 +79,8 @@ class _Session(BaseHTTPRequestHandler):
 
     def _say(self, said: Said) -> None:
         self.send_response(said.code)
+        if said.is_logiss:
+            self.send_header("Logiss-Delivery", "sent")
         for name, value in said.fields:
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(said.body)))

@@ -348,6 +348,15 @@ def test_unknown() -> None:
             "not known: 1 message in 1 batch and may have arrived or not" in ended.said
         )
         assert words in ended.said
+    for fields, fate in [
+        ((), "unknown"),
+        ((("Server", "logiss"),), "lost"),
+        ((("Logiss-Delivery", "acked"),), "lost"),
+    ]:
+        shed = Said(503, fields=fields, is_logiss=False)
+        with answering(lambda _, shed=shed: shed) as intake:  # type: ignore[misc]
+            ended = sent("--retry-seconds", "0", given=b"a\n", url=intake.url)
+        assert numbers(ended)[fate] == 1, ended
 
 
 def test_refused() -> None:
