@@ -76,6 +76,19 @@ class Answer:
         return f"answered {self.code}"
 
     @property
+    def doubt(self) -> str:
+        """
+        What to say of a success that may be none; nothing where there is no doubt.
+        log-iss does not say what it is either.
+        """
+        if self.is_logiss or not self.is_delivered:
+            return ""
+        return (
+            f"answered {self.code} without Logiss-Delivery: it may be no logiss"
+            " that takes this, and delivers nothing; see that the URL is right"
+        )
+
+    @property
     def detail(self) -> str:
         """Its line between quotation marks, without anything that does not print."""
         told = text(self.line, DETAIL_MAX).replace('"', "'").strip()

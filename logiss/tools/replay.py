@@ -222,6 +222,7 @@ class Replaying:
         self._ends: list[tuple[Outcome, Answer | None]] = []
         self._signals: list[signal.Signals] = []
         self._is_well = True
+        self._is_doubted = False
         self._posted = 0
 
     def run(self) -> int:
@@ -266,6 +267,9 @@ class Replaying:
 
     def _ended(self, post: Post, outcome: Outcome, answer: Answer | None) -> None:
         self._ends.append((outcome, answer))
+        if answer is not None and answer.doubt and not self._is_doubted:
+            self._is_doubted = True
+            _say(answer.doubt)
 
     def _signalled(self, number: signal.Signals) -> None:
         self._signals.append(number)

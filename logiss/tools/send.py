@@ -348,6 +348,7 @@ class Sending:
         self._kinds: set[str] = set()
         self._signals: list[signal.Signals] = []
         self._is_broken = False
+        self._is_doubted = False
         self._poster = reaching(target, reactor, arguments.connections)
         self._submitter = Submitter(
             reactor,
@@ -480,6 +481,9 @@ class Sending:
 
     def _ended(self, post: Post, outcome: Outcome, answer: Answer | None) -> None:
         self._tally.ended(post.messages, outcome)
+        if answer is not None and answer.doubt and not self._is_doubted:
+            self._is_doubted = True
+            self._tell(answer.doubt)
         if outcome.fate is not Fate.DELIVERED:
             why = " ".join(filter(None, (outcome.kind, outcome.detail)))
             self._tell_once(f"{outcome.fate.value}: {why}", outcome.kind, "lost")

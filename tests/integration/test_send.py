@@ -280,6 +280,22 @@ def test_duplicate() -> None:
     assert "1 retry; 1 batch answered as delivered before" in ended.said
 
 
+def test_no_logiss(tmp_path: Path) -> None:
+    """What takes posts and does not say that it is a logiss is told of, once."""
+    name = str(tmp_path / "file")
+    Path(name).write_bytes(b"a\nb\nc\n")
+    for tool, arguments in [
+        ("send", ("--quiet", "--batch-lines", "1", name)),
+        ("replay", (name, name)),
+    ]:
+        with answering(lambda _: Said(200, is_logiss=False)) as intake:
+            ended = sent(*arguments, url=intake.url, tool=tool)
+        assert (ended.code, ended.said.count("\n")) == (0, 1)
+        assert ended.said.startswith(f"logiss {tool}: answered 200 without Logiss-Del")
+        with answering(in_turn()) as intake:
+            assert sent(*arguments, url=intake.url, tool=tool).said == ""
+
+
 def test_retry_after() -> None:
     """A server is left alone for as long as it asks."""
     later = Said(503, fields=(("Retry-After", "2"),))
