@@ -184,7 +184,7 @@ class Poster:
             octets = await body.done
         except Exception:
             octets = body.octets
-            getattr(body.transport, "abortConnection", lambda: None)()
+            _drop(body.transport)
         return Answer(
             code=response.code,
             line=octets.strip().partition(b"\n")[0],
@@ -216,6 +216,19 @@ class _Late:
     def come(self) -> None:
         self.has_come = True
         self.asked.cancel()
+
+
+def _drop(transport: Any) -> None:
+    """
+    Close the connection of an answer whose end does not come, at once.
+
+    What Twisted hands out stands before the real transport and knows loseConnection()
+    only, with which the other side of TLS can keep it open.
+    """
+    if transport is None:
+        return
+    real = getattr(transport, "_producer", None)
+    getattr(real, "abortConnection", transport.loseConnection)()
 
 
 def _is_logiss(headers: Headers) -> bool:

@@ -1,5 +1,6 @@
 """`logiss send` as a process, with a real logiss or a server of the test behind it."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -8,6 +9,7 @@ import re
 import select
 import signal
 import socket
+import socketserver
 import ssl
 import struct
 import subprocess
@@ -294,6 +296,52 @@ def test_no_logiss(tmp_path: Path) -> None:
         assert ended.said.startswith(f"logiss {tool}: answered 200 without Logiss-Del")
         with answering(in_turn()) as intake:
             assert sent(*arguments, url=intake.url, tool=tool).said == ""
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+def test_dripping(tmp_path: Path, is_tls: bool) -> None:
+    """An answer without an end counts by its status, and leaves no connection open."""
+    began, ended, stop = [0], [0], threading.Event()
+
+    class Dripping(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            began[0] += 1
+            self.rfile.readline()
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n")
+                while not stop.wait(0.02):
+                    self.wfile.write(b"x")
+            ended[0] += 1
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping)
+    scheme, options = "http", ["--timeout", "0.3", "--connections", "1"]
+    if is_tls:
+        authority = trustme.CA()
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        authority.issue_cert("localhost").configure_cert(tls)
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        scheme, options = "https", [*options, "--ca", str(tmp_path / "ca.pem")]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    url = f"{scheme}://u:p@localhost:{server.server_address[1]}"
+    try:
+        with sending(url, *options, "--batch-lines", "1") as process:
+            assert process.stdin is not None
+            process.stdin.write(b"1\n2\n3\n")
+            process.stdin.flush()
+            wait_for(lambda: began == [3] and ended == [3])
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE_SECONDS)
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+            assert numbers(Ended(0, "", said))["delivered"] == 3
+    finally:
+        stop.set()
+        server.shutdown()
+        thread.join(PATIENCE_SECONDS)
+        server.server_close()
 
 
 def test_retry_after() -> None:
