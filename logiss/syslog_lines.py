@@ -25,6 +25,8 @@ FIELD_BYTES_MAX = {"hostname": 255, "app-name": 48, "procid": 128, "msgid": 32}
 FRAME_BYTES_MAX = 1024 * 1024
 #: What is refused for its length alone (`logiss.frames`) is not to take others with it.
 FRAME_BYTES_SAFE = 100_000
+#: So much is shown of what has no length.
+SHOWN_BYTES = 12
 
 # RFC 5424 section 6: PRINTUSASCII is %d33-126.
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -162,7 +164,9 @@ class FrameCutter:
             self.offset += end - position
             self._number += 1
             position = end
-        self._rest = held[position:]
+        rest = held[position:]
+        # Of white space without end as much is kept as an error shows.
+        self._rest = rest[:SHOWN_BYTES] if rest.isspace() else rest
 
     def _end_of_next(self, held: bytes, position: int) -> int | None:
         """Where the next frame ends; None when it is not there whole."""
@@ -170,7 +174,7 @@ class FrameCutter:
         if counted is None:
             if _may_go_on(held[position:]):
                 return None
-            raise BrokenFrame(self._no_length(held[position : position + 12]))
+            raise BrokenFrame(self._no_length(held[position : position + SHOWN_BYTES]))
         size = int(counted[1])
         if size > FRAME_BYTES_MAX:
             raise BrokenFrame(
@@ -197,7 +201,7 @@ class FrameCutter:
             return iter(())
         counted = _MSG_LEN.match(rest)
         if counted is None:
-            raise BrokenFrame(self._no_length(rest[:12]))
+            raise BrokenFrame(self._no_length(rest[:SHOWN_BYTES]))
         raise BrokenFrame(
             f"frame {self._number} at byte {self.offset}: its length is"
             f" {int(counted[1])} but only {len(rest) - counted.end()} bytes follow"

@@ -1,5 +1,6 @@
 """Lines and frames, cut out of octets in any pieces, and gathered in batches."""
 
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -158,6 +159,19 @@ class FrameCutterTests(SynchronousTestCase):
                 found, said = cut_frames(octets, ends)
                 self.assertEqual(len(found), good, octets)
                 self.assertTrue(said.startswith(why), said)
+
+    def test_white_space(self) -> None:
+        """However much there is, little is kept, and nothing may stand behind it."""
+        cutter = FrameCutter()
+        list(cutter.feed(b"1 a\n"))
+        tracemalloc.start()
+        for _ in range(100):
+            self.assertEqual(list(cutter.feed(b" " * 10_000)), [])
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        self.assertLess(kept, 100_000)
+        with self.assertRaisesRegex(BrokenFrame, "frame 2 at byte 3: no length"):
+            list(cutter.feed(b" 1 b"))
 
     def test_harmless(self) -> None:
         """What stands there in place of a length reaches no terminal as it is."""
