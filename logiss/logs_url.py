@@ -89,6 +89,12 @@ def _host(split: SplitResult, port: int | None) -> str:
         raise NotAURL(f"has no valid host and port; {_EXAMPLE}")
     if split.fragment:
         raise NotAURL("has a '#'; in a password write %23, or leave out what follows")
+    # A "/" or "?" in a password ends the host for who reads a URL, and begins the path.
+    if "@" in split.path or ("@" in split.query and split.username is None):
+        raise NotAURL(
+            "has an '@' behind its host; in a password write %2F for '/' and %3F for"
+            " '?', and elsewhere %40 for '@'"
+        )
     return split.hostname
 
 

@@ -21,6 +21,7 @@ class LogsURLTests(SynchronousTestCase):
             ("http://a.example", "http://a.example:80", "/logs"),
             ("HTTPS://a.example/", "https://a.example:443", "/logs"),
             ("http://a.example:5000?x=1&y", "http://a.example:5000", "/logs?x=1&y"),
+            ("http://u:p@a/in?x=b@c", "http://a:80", "/in?x=b@c"),
             ("http://u:p@[::1]:5/in/", "http://[::1]:5", "/in/"),
         ]:
             found = parse(url)
@@ -55,6 +56,10 @@ class LogsURLTests(SynchronousTestCase):
             "http://u:hunter2@a/#x",
             "http://u:hun#ter2@a/",
             "http://u%3Av:hunter2@a",
+            "http://hun:9/ter2@a.example/logs",
+            "http://hun:9?ter2@a.example",
+            "http://hun/ter2@a.example",
+            "http://u:p@hun/ter2@a.example",
             "http://u:hunter2@a b",
             "http://u:hunter2@a\n",
             "http://u:hunter2@ä.example",
