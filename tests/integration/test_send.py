@@ -531,6 +531,42 @@ def test_tls(tmp_path: Path) -> None:
         assert len(intake.posts) == 1
 
 
+def test_tls_not_closed(tmp_path: Path) -> None:
+    """A server that does not close its side of TLS does not hold up the end."""
+    authority, stop = trustme.CA(), threading.Event()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with tls.wrap_socket(connection, server_side=True) as secured:
+            # Head and body, which are short, come at once or one after the other.
+            octets = b""
+            while b" m - a" not in octets:
+                octets += secured.recv(65536)
+            secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            stop.wait(2 * PATIENCE_SECONDS)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        url = f"https://u:p@localhost:{listening.getsockname()[1]}"
+        options = ("--no-gzip", "--msgid", "m", "--ca", str(tmp_path / "ca.pem"))
+        try:
+            process = subprocess.run(
+                command("send", *options),
+                env=environ(LOGS_URL=url),
+                input=b"a\n",
+                capture_output=True,
+                timeout=PATIENCE_SECONDS,
+            )
+        finally:
+            stop.set()
+            thread.join(PATIENCE_SECONDS)
+    assert process.returncode == 0, process
+
+
 def test_bad_authorities(tmp_path: Path) -> None:
     """A file without certificates is told in a line."""
     for octets, why in [
