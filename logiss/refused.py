@@ -42,6 +42,7 @@ LOOK_SECONDS = 5.0
 STALE_SECONDS = 3600.0
 
 _PART = re.compile(rf"\.{NAME.pattern}\.part")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # What it takes to say that a body is cut.
 _CUT_BYTES = len("Body-Cut: 1\n")
 
@@ -98,9 +99,9 @@ class Folder:
         if self._looked_at is None or not 0 <= now - self._looked_at < LOOK_SECONDS:
             self._look()
         self._make_room(1, len(octets))
-        part, name = self._begin(now)
+        fd, part, name = self._begin(now)
         try:
-            _write_whole(part, octets)
+            _write_whole(fd, octets)
             os.rename(part, os.path.join(self._path, name))
         except OSError:
             with suppress(OSError):
@@ -108,21 +109,24 @@ class Folder:
             raise
         self._sizes[name] = len(octets)
 
-    def _begin(self, now: float) -> tuple[str, str]:
-        """An empty file that is only ours, and what it is to be called."""
+    def _begin(self, now: float) -> tuple[int, str, str]:
+        """
+        A descriptor of an empty file that is only ours, its path, and what it is to be
+        called. It is never opened by its name: that may be another's link by then.
+        """
         time = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
         while True:
             self._number += 1
             name = f"{time}-{self._pid}-{self._number:06}.capture"
             part = os.path.join(self._path, f".{name}.part")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             try:
-                os.close(os.open(part, flags, 0o600))
+                fd = os.open(part, _NEW, 0o600)
             except FileExistsError:
                 continue
             # Of a container that has the same number, and the same second.
             if not os.path.lexists(os.path.join(self._path, name)):
-                return part, name
+                return fd, part, name
+            os.close(fd)
             os.unlink(part)
 
     def _look(self) -> None:
@@ -170,8 +174,8 @@ def _within(capture: Capture, bytes_max: int) -> bytes:
     return octets
 
 
-def _write_whole(path: str, octets: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def _write_whole(fd: int, octets: bytes) -> None:
+    """Write `octets` to `fd` and close it."""
     try:
         view = memoryview(octets)
         while view:

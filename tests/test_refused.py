@@ -164,14 +164,32 @@ class FolderTests(FolderTestCase):
     def test_fails(self) -> None:
         """A file that cannot be written whole leaves nothing behind."""
 
-        def full(path: str, octets: bytes) -> None:
-            Path(path).write_bytes(octets[:10])
+        def full(fd: int, octets: bytes) -> None:
+            os.write(fd, octets[:10])
+            os.close(fd)
             raise OSError(28, "No space left on device")
 
         self.patch(refused, "_write_whole", full)
         with self.assertRaises(OSError):
             self.folder().write(CAPTURE)
         self.assertEqual(self.names(), [])
+
+
+    def test_link_beside(self) -> None:
+        """What becomes a link once it was begun is not written through."""
+        precious = self.path.parent / "precious"
+        precious.write_bytes(b"precious")
+        lexists = os.path.lexists
+
+        def swap(path: str) -> bool:
+            (part,) = self.path.glob(".*.part")
+            part.unlink()
+            part.symlink_to(precious)
+            return lexists(path)
+
+        self.patch(os.path, "lexists", swap)
+        self.folder().write(CAPTURE)
+        self.assertEqual(precious.read_bytes(), b"precious")
 
 
 class KeeperTestCase(FolderTestCase):
