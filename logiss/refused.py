@@ -11,6 +11,7 @@ directory: each looks again every few seconds at what is there.
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -137,8 +138,10 @@ class Folder:
                 is_ours = NAME.fullmatch(entry.name)
                 if not is_ours and not _PART.fullmatch(entry.name):
                     continue
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     status = entry.stat(follow_symlinks=False)
+                    if not _is_written_by_us(status):
+                        continue
                     if is_ours:
                         sizes[entry.name] = status.st_size
                     elif now - status.st_mtime > STALE_SECONDS:
@@ -154,9 +157,19 @@ class Folder:
                 and total + size <= self._bounds.bytes
             ):
                 return
-            with suppress(FileNotFoundError):
+            try:
                 os.unlink(os.path.join(self._path, name))
+            except FileNotFoundError:
+                pass
+            except OSError:
+                # It stays, and counts: the others make room for it.
+                continue
             total -= self._sizes.pop(name)
+
+
+def _is_written_by_us(status: os.stat_result) -> bool:
+    """Not so what only has a name like ours: it may not be deleted, or cannot be."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _within(capture: Capture, bytes_max: int) -> bytes:

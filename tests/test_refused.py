@@ -1,5 +1,6 @@
 """Refused bodies are kept as they came, within bounds, and nothing depends on it."""
 
+import errno
 import gzip
 import os
 import re
@@ -174,6 +175,44 @@ class FolderTests(FolderTestCase):
             self.folder().write(CAPTURE)
         self.assertEqual(self.names(), [])
 
+
+    def test_no_files(self) -> None:
+        """What is called like ours, but is no file, is passed over."""
+        folder, link = (
+            self.path / f"20200101T000000Z-1-00000{n}.capture" for n in (1, 2)
+        )
+        folder.mkdir()
+        link.symlink_to(os.devnull)
+        for i in range(3):
+            self.folder(count=1, pid=2 + i).write(capture_of(b"%d" % i))
+        (ours,) = set(self.names()) - {folder.name, link.name}
+        self.assertEqual(self.read(ours).body, b"2")
+
+    def test_another_users(self) -> None:
+        """Nor is a file of another user deleted, or counted."""
+        self.folder().write(capture_of(b"theirs"))
+        uid = os.geteuid()
+        self.patch(os, "geteuid", lambda: uid + 1)
+        self.folder(size=10).trim()
+        self.assertEqual(self.bodies(), [b"theirs"])
+
+    def test_cannot_be_deleted(self) -> None:
+        """One that cannot be deleted holds up nothing; the others make room for it."""
+        for i in range(3):
+            self.clock.advance(1)
+            self.folder().write(capture_of(b"%d" % i))
+        oldest, unlink = self.names()[0], os.unlink
+
+        def fail(path: str) -> None:
+            if path.endswith(oldest):
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            unlink(path)
+
+        self.patch(os, "unlink", fail)
+        for i in range(3, 6):
+            self.clock.advance(1)
+            self.folder(count=3).write(capture_of(b"%d" % i))
+        self.assertEqual(self.bodies(), [b"0", b"4", b"5"])
 
     def test_link_beside(self) -> None:
         """What becomes a link once it was begun is not written through."""
