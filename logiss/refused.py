@@ -6,7 +6,7 @@ can fill neither disk nor memory: so many a second are kept, so many bytes a sec
 many wait to be written, and what is not kept is counted. Once a minute a line says so.
 
 Only files whose names are ours are ever deleted. Several processes may share the
-directory: each looks again every few seconds at what is there.
+directory: each looks before it writes at what is there, also at what another has begun.
 """
 
 import os
@@ -37,8 +37,6 @@ WAITING_BYTES_MAX = 16 * 1024 * 1024
 WAITING_MAX = 2 * RATE
 #: How often a line says what was not kept.
 SAY_SECONDS = 60.0
-#: How long what is in the directory is known without a look.
-LOOK_SECONDS = 5.0
 #: A file that was begun so long ago will not be finished.
 STALE_SECONDS = 3600.0
 
@@ -81,12 +79,9 @@ class Folder:
         self._pid = pid
         self._seconds = seconds
         self._number = 0
-        self._sizes: dict[str, int] = {}
-        self._looked_at: float | None = None
 
     def trim(self) -> None:
         """Delete what is more than it may be."""
-        self._look()
         self._make_room(0, 0)
 
     def write(self, capture: Capture) -> None:
@@ -97,8 +92,6 @@ class Folder:
         """
         octets = _within(capture, self._bounds.bytes)
         now = self._seconds()
-        if self._looked_at is None or not 0 <= now - self._looked_at < LOOK_SECONDS:
-            self._look()
         self._make_room(1, len(octets))
         fd, part, name = self._begin(now)
         try:
@@ -108,7 +101,6 @@ class Folder:
             with suppress(OSError):
                 os.unlink(part)
             raise
-        self._sizes[name] = len(octets)
 
     def _begin(self, now: float) -> tuple[int, str, str]:
         """
@@ -130,9 +122,32 @@ class Folder:
             os.close(fd)
             os.unlink(part)
 
-    def _look(self) -> None:
-        sizes = {}
-        now = self._seconds()
+    def _make_room(self, count: int, size: int) -> None:
+        """Delete the oldest, until there is room for so many more."""
+        sizes, begun = self._look()
+        files, total = len(sizes) + len(begun), sum(sizes.values()) + sum(begun)
+        for name in sorted(sizes):
+            if (
+                files + count <= self._bounds.count
+                and total + size <= self._bounds.bytes
+            ):
+                return
+            try:
+                os.unlink(os.path.join(self._path, name))
+            except FileNotFoundError:
+                pass
+            except OSError:
+                # It stays, and counts: the others make room for it.
+                continue
+            files, total = files - 1, total - sizes[name]
+
+    def _look(self) -> tuple[dict[str, int], list[int]]:
+        """
+        The sizes of what is there, by name, and of what is being written.
+
+        What was begun and will not be finished is deleted.
+        """
+        sizes, begun = {}, []
         with os.scandir(self._path) as entries:
             for entry in entries:
                 is_ours = NAME.fullmatch(entry.name)
@@ -144,27 +159,11 @@ class Folder:
                         continue
                     if is_ours:
                         sizes[entry.name] = status.st_size
-                    elif now - status.st_mtime > STALE_SECONDS:
+                    elif self._seconds() - status.st_mtime > STALE_SECONDS:
                         os.unlink(entry.path)
-        self._sizes, self._looked_at = sizes, now
-
-    def _make_room(self, count: int, size: int) -> None:
-        """Delete the oldest, until there is room for so many more."""
-        total = sum(self._sizes.values())
-        for name in sorted(self._sizes):
-            if (
-                len(self._sizes) + count <= self._bounds.count
-                and total + size <= self._bounds.bytes
-            ):
-                return
-            try:
-                os.unlink(os.path.join(self._path, name))
-            except FileNotFoundError:
-                pass
-            except OSError:
-                # It stays, and counts: the others make room for it.
-                continue
-            total -= self._sizes.pop(name)
+                    else:
+                        begun.append(status.st_size)
+        return sizes, begun
 
 
 def _is_written_by_us(status: os.stat_result) -> bool:

@@ -120,12 +120,28 @@ class FolderTests(FolderTestCase):
         self.assertEqual(self.bodies(), [b"3", b"4"])
 
     def test_beside_others(self) -> None:
-        """What another process writes meanwhile counts a little later."""
-        ours, theirs = self.folder(count=2), self.folder(count=2, pid=8)
+        """Several processes hold the bounds together."""
+        folders = [self.folder(size=10 * KIB, pid=pid) for pid in range(1, 9)]
         for i in range(3):
-            ours.write(capture_of(b"ours%d" % i))
-            theirs.write(capture_of(b"theirs%d" % i))
-            self.clock.advance(refused.LOOK_SECONDS)
+            for folder in folders:
+                folder.write(capture_of(b"%d" % i * 2 * KIB))
+                sizes = [(self.path / name).stat().st_size for name in self.names()]
+                self.assertLessEqual(sum(sizes), 10 * KIB)
+        self.assertEqual(len(self.names()), 4)
+
+    def test_begun_by_others(self) -> None:
+        """What another process is writing counts, and is left to it."""
+        begun = self.path / ".20260131T120000Z-9-000001.capture.part"
+        begun.write_bytes(b"x" * 6 * KIB)
+        now = self.clock.seconds()
+        os.utime(begun, (now, now))
+        folder = self.folder(size=10 * KIB)
+        for i in range(3):
+            folder.write(capture_of(b"%d" % i * 2 * KIB))
+        (name,) = set(self.names()) - {begun.name}
+        self.assertEqual(self.read(name).body[:1], b"2")
+        folder = self.folder(count=2)
+        folder.write(capture_of(b"3"))
         self.assertEqual(len(self.names()), 2)
 
     def test_others_files(self) -> None:
@@ -174,7 +190,6 @@ class FolderTests(FolderTestCase):
         with self.assertRaises(OSError):
             self.folder().write(CAPTURE)
         self.assertEqual(self.names(), [])
-
 
     def test_no_files(self) -> None:
         """What is called like ours, but is no file, is passed over."""
