@@ -147,6 +147,20 @@ class RotatedFileTests(SynchronousTestCase):
         with self.assertRaises(OSError):
             self.open()
 
+    def test_pipe(self) -> None:
+        """Who waits for the reader of a pipe stops waiting when it is to end."""
+        os.mkfifo(self.path)
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.patch(outlets, "_LOOK_MILLISECONDS", 1)
+        file = RotatedFile(str(self.path), 0, 5, lambda: True)
+        self.addCleanup(file.close)
+        self.assertFalse(os.get_blocking(file._fd))
+        file.write(b"x" * 1000)
+        self.assertEqual(os.read(reader, 2000), b"x" * 1000)
+        with self.assertRaises(Ended):
+            file.write(b"x" * 1_000_000)
+
 
 def _fail(*_: object) -> None:
     raise OSError(errno.EACCES, "Permission denied")

@@ -298,6 +298,7 @@ class Receiving:
                 arguments.output,
                 64 * 1024 * 1024 if rotate_bytes is None else rotate_bytes,
                 keep or 5,
+                lambda: self._is_ending,
             )
         except OSError as e:
             raise Unusable(

@@ -587,6 +587,24 @@ def test_ends_while_nobody_reads(tmp_path: Path) -> None:
     assert "could not be written" in receiver.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_while_nobody_reads_a_fifo(number: signal.Signals, tmp_path: Path) -> None:
+    """Nor does it wait for the reader of a FIFO, when that is its file."""
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with (
+            receive(tmp_path, "--output", "fifo") as receiver,
+            receiver.connect() as sender,
+        ):
+            octets = framed(*[message(b"x" * 1000)] * 20_000)
+            assert send_until_stuck(sender, octets) < len(octets)
+            assert receiver.end(number) == 1
+    finally:
+        os.close(reader)
+    assert "could not be written" in receiver.err
+
+
 def test_hostile(tmp_path: Path) -> None:
     """Nonsense ends its connection only, in bounded lines, and costs little memory."""
     for options, nonsense in [
