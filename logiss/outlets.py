@@ -138,6 +138,9 @@ class RotatedFile:
         return self._fd >= 0 and os.path.samestat(os.fstat(self._fd), status)
 
     def write(self, octets: bytes) -> None:
+        if self._is_regular:
+            # Others may have cut it, as logrotate does with copytruncate.
+            self._size = os.fstat(self._fd).st_size
         is_full = self._size + len(octets) > self._rotate_bytes > 0
         if is_full and self._size and self._is_regular:
             self._rotate()
@@ -149,7 +152,6 @@ class RotatedFile:
                 with suppress(OSError):
                     os.ftruncate(self._fd, self._size)
             raise
-        self._size += len(octets)
 
     def _write_whole(self, octets: bytes) -> None:
         view = memoryview(octets)
