@@ -330,6 +330,10 @@ class Receiving:
     def listen(self) -> None:
         """@raise Unusable: the port or a file for TLS."""
         arguments, host = self._arguments, self._arguments.host
+        if host.startswith("[") and host.endswith("]"):
+            # As it is written ahead of a port, and said below.
+            host = host[1:-1]
+        shown = f"[{host}]" if ":" in host else host
         try:
             if arguments.tls_cert:
                 context = _tls_context(arguments.tls_cert, arguments.tls_ca)
@@ -343,12 +347,11 @@ class Receiving:
         except CannotListenError as e:
             why = _why(e.socketError)
             raise Unusable(
-                f"--port: cannot listen on {host}:{arguments.port}: {why}; take"
+                f"--port: cannot listen on {shown}:{arguments.port}: {why}; take"
                 " another port or --host"
             ) from None
         spoken = " RELP" if arguments.relp else ""
         spoken += " over TLS" if arguments.tls_cert else ""
-        shown = f"[{host}]" if ":" in host else host
         _say(f"receiving{spoken} on {shown}:{self._port.getHost().port}")
         if arguments.seconds is not None:
             self.reactor.callLater(arguments.seconds, self.end)

@@ -413,9 +413,10 @@ def test_terminal_gone(tmp_path: Path) -> None:
     assert "received 0 frames" in receiver.err
 
 
-def test_ipv6(tmp_path: Path) -> None:
-    """It listens on IPv6, too, and says so as one writes it."""
-    with receive(tmp_path, "--host", "::1") as receiver:
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6(host: str, tmp_path: Path) -> None:
+    """It listens on IPv6, too, however that is written, and says so as one writes it."""
+    with receive(tmp_path, "--host", host) as receiver:
         assert f"receiving on [::1]:{receiver.port}\n" == receiver.err
         with socket.create_connection(("::1", receiver.port), 30) as sender:
             sender.sendall(framed(message(b"six")))
