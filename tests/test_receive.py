@@ -1,6 +1,7 @@
 """What can be typed behind ``logiss receive``, and what the documents say of it."""
 
 import argparse
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from logiss.tools.receive import (
     _line,
 )
 from tests.front import framed
+from tests.test_relp_receiver import OPEN
 
 _PAGE = Path(__file__).parent.parent / "docs" / "receiving.rst"
 
@@ -66,6 +68,13 @@ class DocumentTests(SynchronousTestCase):
             self.assertIn(words, page)
         self.assertEqual(LINGER_SECONDS, 0.5)
         self.assertIn("ends half a second after", page)
+
+
+class Broken:
+    """An output that nobody reads."""
+
+    def write(self, octets: bytes) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 class ReceivingTests(SynchronousTestCase):
@@ -117,6 +126,24 @@ class ReceivingTests(SynchronousTestCase):
         receiving.end()
         self.assertFalse(reactor.hasStopped)
         reactor.pump([GOODBYE_SECONDS / 4] * 5)
+        self.assertTrue(reactor.hasStopped)
+
+    def test_nobody_reads_relp(self) -> None:
+        """A frame that nobody reads is answered before the session is ended."""
+        receiving, reactor = self.receiving("--relp")
+        receiving._outlet = Broken()
+        transport = self.connect(reactor)
+        self.feed(OPEN)
+        transport.clear()
+        self.feed(b"2 syslog 5 hello\n3 syslog 5 again\n")
+        reactor.advance(0)
+        why = b"500 not written: Broken pipe"
+        self.assertEqual(
+            transport.value(),
+            b"2 rsp %d %b\n3 rsp %d %b\n0 serverclose 0\n"
+            % (len(why), why, len(why), why),
+        )
+        self.assertFalse(transport.connected)
         self.assertTrue(reactor.hasStopped)
 
     def test_complaints(self) -> None:

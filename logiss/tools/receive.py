@@ -445,7 +445,8 @@ class Receiving:
     def _nobody_reads(self) -> None:
         """As behind ``| head``: that is all that was wanted."""
         self._is_quiet = True
-        self.end()
+        # Not now: the frame that was not taken is yet to be answered.
+        self.reactor.callLater(0, self.end)
 
     def _lost(self, reason: Failure, pending: int) -> None:
         why = _tls_error(reason)
