@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,14 @@ class DocumentTests(SynchronousTestCase):
         self.assertIn("ends half a second after", page)
 
 
-class Broken:
-    """An output that nobody reads."""
+class Failing:
+    """An output that takes nothing."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
 
     def write(self, octets: bytes) -> None:
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        raise OSError(self._number, os.strerror(self._number))
 
 
 class ReceivingTests(SynchronousTestCase):
@@ -131,7 +135,7 @@ class ReceivingTests(SynchronousTestCase):
     def test_nobody_reads_relp(self) -> None:
         """A frame that nobody reads is answered before the session is ended."""
         receiving, reactor = self.receiving("--relp")
-        receiving._outlet = Broken()
+        receiving._outlet = Failing(errno.EPIPE)
         transport = self.connect(reactor)
         self.feed(OPEN)
         transport.clear()
@@ -145,6 +149,22 @@ class ReceivingTests(SynchronousTestCase):
         )
         self.assertFalse(transport.connected)
         self.assertTrue(reactor.hasStopped)
+
+    def test_nobody_reads_the_count(self) -> None:
+        """That does not hide a frame which could not be written to the file."""
+        for outlet, code in ((Failing(errno.ENOSPC), 1), (None, 0)):
+            receiving, reactor = self.receiving("--count", "--output", os.devnull)
+            receiving._stdout = Failing(errno.EPIPE)  # type: ignore[assignment]
+            self.connect(reactor)
+            self.feed(b"1 a")
+            receiving._outlet = outlet or receiving._outlet
+            self.feed(b"1 b")
+            reactor.advance(1)
+            reactor.advance(0)
+            self.assertTrue(reactor.hasStopped)
+            self.assertEqual(receiving.result(), code)
+            said = "1 frame could not be written" in self.said
+            self.assertEqual(said, outlet is not None)
 
     def test_complaints(self) -> None:
         """So many lines a second, then their number."""

@@ -415,7 +415,7 @@ def test_terminal_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
 def test_ipv6(host: str, tmp_path: Path) -> None:
-    """It listens on IPv6, too, however that is written, and says so as one writes it."""
+    """It listens on IPv6, too, however it is given, and says so as one writes it."""
     with receive(tmp_path, "--host", host) as receiver:
         assert f"receiving on [::1]:{receiver.port}\n" == receiver.err
         with socket.create_connection(("::1", receiver.port), 30) as sender:
@@ -545,6 +545,34 @@ def test_head(tmp_path: Path) -> None:
         os.close(source)
         assert receiver.process.wait(30) == 0
     assert receiver.err.count("\n") == 1, receiver.err
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "verdict"),
+    [(b"none of them", 1, "NOT ALL THERE"), (text(Probe("r", 1)), 0, "all there")],
+    ids=["bad", "good"],
+)
+def test_head_of_verify(frame: bytes, code: int, verdict: str, tmp_path: Path) -> None:
+    """The verdict is said, and is the exit code, when nobody reads it on stdout."""
+    source, target = os.pipe()
+    options = ("--verify", "--count")
+    with receive(tmp_path, *options, stdout=target) as receiver:
+        os.close(target)
+        os.close(source)
+        with receiver.connect() as sender:
+            sender.sendall(framed(message(frame)))
+            assert receiver.process.wait(30) == code
+    assert f"\n{verdict}\nreceived 1 frame, " in receiver.err
+
+
+def test_head_of_verdict(tmp_path: Path) -> None:
+    """So is it when the reader has gone by the end."""
+    source, target = os.pipe()
+    with receive(tmp_path, "--verify", stdout=target) as receiver:
+        os.close(target)
+        os.close(source)
+        assert receiver.end() == 1
+    assert "\nno test message has come\nNOT ALL THERE\nreceived" in receiver.err
 
 
 def test_slow_reader(tmp_path: Path) -> None:
