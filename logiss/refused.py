@@ -15,11 +15,12 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Thread
 from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
@@ -37,16 +38,45 @@ WAITING_BYTES_MAX = 16 * 1024 * 1024
 WAITING_MAX = 2 * RATE
 #: How often a line says what was not kept.
 SAY_SECONDS = 60.0
+#: How long the end waits for the disk. A healthy one has taken all that can wait by
+#: then, without being asked to sync it; one that hangs must not hold up a drain.
+STOP_SECONDS = 1.0
 #: A file that was begun so long ago will not be finished.
 STALE_SECONDS = 3600.0
 
 _PART = re.compile(rf"\.{NAME.pattern}\.part")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TOO_SLOW = "the disk is too slow"
 # What it takes to say that a body is cut.
 _CUT_BYTES = len("Body-Cut: 1\n")
 
 #: Calls a function in a thread; fires with its result.
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
+
+
+def in_daemon_thread(
+    reactor: IReactorFromThreads, work: Callable[[], Any]
+) -> Deferred[Any]:
+    """
+    Call `work` in a thread of its own, which no end of the process waits for: those of
+    the reactor's pool are joined, and a disk may hang.
+    """
+    done: Deferred[Any] = Deferred()
+
+    def call() -> None:
+        try:
+            result = work()
+        except BaseException:
+            reactor.callFromThread(done.errback, Failure())
+        else:
+            reactor.callFromThread(done.callback, result)
+
+    try:
+        Thread(target=call, name="captures", daemon=True).start()
+    except RuntimeError:
+        # There may be no more threads.
+        done.errback(Failure())
+    return done
 
 
 class _TooLarge(Exception):
@@ -212,6 +242,7 @@ class RefusedBodies:
         metrics: Metrics,
         in_thread: InThread,
     ) -> None:
+        self._clock = clock
         self._seconds = clock.seconds
         self._folder = folder
         self._events = events
@@ -237,15 +268,24 @@ class RefusedBodies:
         )
 
     def stop(self) -> Deferred[None]:
-        """Fires once everything is written."""
+        """Fires once all is written, or given up, after `STOP_SECONDS` at most."""
         if self._says.running:
             self._says.stop()
         idle: Deferred[None] = Deferred()
+        idle.addTimeout(STOP_SECONDS, self._clock)
+        idle.addErrback(self._give_up)
         idle.addCallback(lambda _: self._say())
         self._idle.append(idle)
         if not self._is_writing:
             self._write_next(None)
         return idle
+
+    def _give_up(self, reason: Failure) -> None:
+        reason.trap(TimeoutError)
+        for _ in self._waiting:
+            self._lose(_TOO_SLOW)
+        # The first is in the thread, and stays there.
+        del self._waiting[1:]
 
     def keep(self, capture: Capture) -> None:
         """Keep `capture`, unless there are too many."""
@@ -273,7 +313,7 @@ class RefusedBodies:
             len(self._waiting) >= WAITING_MAX
             or self._waiting_bytes >= WAITING_BYTES_MAX
         ):
-            return "the disk is too slow"
+            return _TOO_SLOW
         return ""
 
     def _write_next(self, _: object) -> None:

@@ -8,6 +8,9 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
+from threading import current_thread
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, execute
@@ -18,7 +21,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from logiss import captures, refused
 from logiss.captures import Capture
 from logiss.metrics import Metrics
-from logiss.refused import BYTES_RATE, RATE, WAITING_MAX, Bounds, Folder, RefusedBodies
+from logiss.refused import (
+    BYTES_RATE,
+    RATE,
+    STOP_SECONDS,
+    WAITING_MAX,
+    Bounds,
+    Folder,
+    RefusedBodies,
+    in_daemon_thread,
+)
 from tests.fakes import Lines
 from tests.front import Connection, Front, framed, message, request
 from tests.test_captures import CAPTURE
@@ -378,6 +390,56 @@ class RateTests(KeeperTestCase):
         self.assertEqual(len(self.names()), RATE)
         self.assertEqual(len(self.lines.raw), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_with_a_disk_that_hangs(self) -> None:
+        """The end does not wait for it for ever, and what waits is given up."""
+        self.is_held = True
+        for i in range(3):
+            self.keeper.keep(capture_of(b"%d" % i))
+        stopped = self.keeper.stop()
+        self.clock.advance(STOP_SECONDS * 0.9)
+        self.assertNoResult(stopped)
+        self.clock.advance(STOP_SECONDS * 0.2)
+        self.successResultOf(stopped)
+        (line,) = self.lines.having("count#log-iss.http.logs.capture.error", "3")
+        self.assertIn("the disk is too slow", line["message"])
+        # Should it go on after all, so does nothing else.
+        while self.held:
+            self.held.pop()()
+        self.assertEqual(len(self.names()), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ThreadTests(SynchronousTestCase):
+    """The thread that writes."""
+
+    def setUp(self) -> None:
+        self.calls: Queue[tuple[Callable[..., None], Any]] = Queue()
+        self.reactor: Any = SimpleNamespace(
+            callFromThread=lambda *call: self.calls.put(call)
+        )
+
+    def run_calls(self) -> None:
+        call, result = self.calls.get(timeout=30)
+        call(result)
+
+    def test_daemon(self) -> None:
+        """The end of the process does not wait for it."""
+        done = in_daemon_thread(self.reactor, lambda: current_thread().daemon)
+        self.assertNoResult(done)
+        self.run_calls()
+        self.assertTrue(self.successResultOf(done))
+
+    def test_fails(self) -> None:
+        """What is wrong is told in the reactor's thread."""
+
+        def fail() -> None:
+            raise PermissionError
+
+        done = in_daemon_thread(self.reactor, fail)
+        self.assertNoResult(done)
+        self.run_calls()
+        self.failureResultOf(done, PermissionError)
 
 
 def noise(count: int) -> bytes:
