@@ -287,11 +287,16 @@ class RefusedBodies:
         # The first is in the thread, and stays there.
         del self._waiting[1:]
 
-    def keep(self, capture: Capture) -> None:
-        """Keep `capture`, unless there are too many."""
-        why = self._why_not(len(capture.body))
+    def takes_one(self) -> bool:
+        """Whether one may be kept now; one that may not is counted as lost."""
+        why = self._why_not()
         if why:
             self._lose(why)
+        return not why
+
+    def keep(self, capture: Capture) -> None:
+        """Keep `capture`, unless there are too many."""
+        if not self.takes_one():
             return
         self._bodies -= 1
         self._bytes -= len(capture.body)
@@ -301,7 +306,7 @@ class RefusedBodies:
             self._is_writing = True
             self._write_next(None)
 
-    def _why_not(self, size: int) -> str:
+    def _why_not(self) -> str:
         now = self._seconds()
         # A clock that was set back gives nothing.
         passed, self._at = max(0.0, now - self._at), now

@@ -31,6 +31,7 @@ from logiss.refused import (
     RefusedBodies,
     in_daemon_thread,
 )
+from logiss.web import KeepingLogsResource
 from tests.fakes import Lines
 from tests.front import Connection, Front, framed, message, request
 from tests.test_captures import CAPTURE
@@ -489,6 +490,25 @@ class KeepingTests(KeeperTestCase):
         kept = self.kept()
         self.assertEqual((kept.body, kept.is_cut), (body, False))
         self.assertIn(("Content-Encoding", b"gzip"), kept.fields)
+
+    def test_more_than_may_be(self) -> None:
+        """Nothing is made of a body that is beyond the rate; it is counted, once."""
+        body = gzip.compress(b"no frames")
+        octets = request(body, headers={"Content-Encoding": "gzip"})
+        made: list[object] = []
+        capture = KeepingLogsResource._capture
+
+        def count(*arguments: Any) -> Capture:
+            made.append(arguments)
+            return capture(*arguments)
+
+        self.patch(KeepingLogsResource, "_capture", count)
+        for _ in range(RATE + 2):
+            self.connection.send(octets)
+            self.assertEqual(self.code(), 400)
+        self.assertEqual(len(made), RATE)
+        self.assertEqual(self.metrics.refused_captured, RATE)
+        self.assertEqual(self.metrics.refused_not_captured, 2)
 
     def test_cut_off_gzip(self) -> None:
         """So is one whose gzip ends too early."""
