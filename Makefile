@@ -6,6 +6,8 @@
 # make man  writes docs/logiss.1, the man page, anew
 # make changelog VERSION=1.2.3  makes a section of CHANGELOG.rst of the fragments
 # make release-check  builds both packages into dist/, installs each and tries it out
+# make lint  looks at format, rules and types; make clean removes what make has made
+# make bench, bench-levels, bench-pages, bench-hostile  measure; docs/performance.rst says what
 # make sanitize  runs the tests of the compiled codec under AddressSanitizer
 # make fuzz  feeds new octets to the fuzz targets for an hour; FUZZ_SECONDS=60 for less
 # make audit  looks for known vulnerabilities of what is installed

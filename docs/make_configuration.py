@@ -48,7 +48,8 @@ the exit code is 1. No line repeats a token.
 The types:
 
 flag
-    ``1``, ``true``, ``yes``, ``on`` or ``0``, ``false``, ``no``, ``off``, in any case.
+    ``1``, ``true``, ``yes``, ``on`` or ``0``, ``false``, ``no``, ``off``, in any case;
+    ``t`` and ``f`` too, as for log-iss.
 duration
     Seconds (``10``, ``2.5``) or a number with a unit, or several of these: ``10s``,
     ``500ms``, ``1m30s``; units are ``h``, ``m``, ``s``, ``ms``, ``us``. From 1 ms to

@@ -33,8 +33,8 @@ from logiss.variables import EVERYBODY, MASK, BackendPEM, Destination, RedisURL
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
-FLAGS = ["1", "true", "yes", "on", "TRUE", "Yes", "oN"]
-FLAGS += ["0", "false", "no", "off", "False", "OFF"]
+FLAGS = ["1", "t", "T", "true", "yes", "on", "TRUE", "Yes", "oN"]
+FLAGS += ["0", "f", "F", "false", "no", "off", "False", "OFF"]
 
 REQUIRED = {
     "DEPLOY": "local",
@@ -221,7 +221,7 @@ class ReadTests(ReadTestCase):
         ("TOKEN_MAP", "a:b,c|d:e", "tokens", (("a", "b,c"), ("d", "e"))),
         ("TOKEN_MAP", "zoë:€", "tokens", (("zoë", "€"),)),
         *(
-            (name, text, field, text.strip().lower() in ("1", "true", "yes", "on"))
+            (name, text, field, text.strip().lower() in ("1", "t", "true", "yes", "on"))
             for name, field in (
                 ("ENFORCE_SSL", "enforce_ssl"),
                 ("KEEP_STRUCTURED_DATA", "keep_structured_data"),
