@@ -53,14 +53,7 @@ class Descriptor:
             try:
                 octets = octets[self._sink(octets) :]
             except BlockingIOError:
-                self._wait()
-
-    def _wait(self) -> None:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        while not poll.poll(_LOOK_MILLISECONDS):
-            if self._is_ending():
-                raise Ended("nobody reads the output")
+                _wait(self._fd, self._is_ending)
 
     @property
     def is_broken(self) -> bool:
@@ -72,6 +65,19 @@ class Descriptor:
         return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
+def _wait(fd: int, is_ending: Callable[[], bool]) -> None:
+    """
+    Wait until `fd` takes something.
+
+    @raise Ended: it is to end while it waits.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    while not poll.poll(_LOOK_MILLISECONDS):
+        if is_ending():
+            raise Ended("nobody reads the output")
+
+
 class RotatedFile:
     """
     A file that is appended to; when it is large it becomes ``PATH.1``, what that was
@@ -79,13 +85,21 @@ class RotatedFile:
 
     @param rotate_bytes: how large it may become; 0 is without end.
     @param keep: how many old ones are kept.
+    @param is_ending: whether not to wait any longer for who reads, should it be a pipe.
     @raise OSError: it cannot be opened, or another process writes to it so.
     """
 
-    def __init__(self, path: str, rotate_bytes: int, keep: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        rotate_bytes: int,
+        keep: int,
+        is_ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._path = path
         self._rotate_bytes = rotate_bytes
         self._keep = keep
+        self._is_ending = is_ending
         self._fd = -1
         self._size = 0
         self._is_regular = False
@@ -97,7 +111,8 @@ class RotatedFile:
 
         @raise OSError: it cannot be opened; the old one stays open.
         """
-        # Not to wait for who reads, should it be a pipe.
+        # Not to wait for who reads, should it be a pipe: not now, and not in a write
+        # that no signal ends.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o640)
         try:
@@ -109,7 +124,7 @@ class RotatedFile:
                 # It is locked already, by the descriptor that stays.
                 os.close(fd)
                 return
-            os.set_blocking(fd, True)
+            os.set_blocking(fd, is_regular)
         except BlockingIOError:
             os.close(fd)
             raise OSError("another process writes to it") from None
@@ -123,20 +138,28 @@ class RotatedFile:
         return self._fd >= 0 and os.path.samestat(os.fstat(self._fd), status)
 
     def write(self, octets: bytes) -> None:
+        if self._is_regular:
+            # Others may have cut it, as logrotate does with copytruncate.
+            self._size = os.fstat(self._fd).st_size
         is_full = self._size + len(octets) > self._rotate_bytes > 0
         if is_full and self._size and self._is_regular:
             self._rotate()
-        view = memoryview(octets)
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            self._write_whole(octets)
         except OSError:
             if self._is_regular:
                 # Half a frame would be taken for one.
                 with suppress(OSError):
                     os.ftruncate(self._fd, self._size)
             raise
-        self._size += len(octets)
+
+    def _write_whole(self, octets: bytes) -> None:
+        view = memoryview(octets)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                _wait(self._fd, self._is_ending)
 
     def _rotate(self) -> None:
         # If it has been moved already, the old ones are where they belong.

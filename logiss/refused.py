@@ -6,19 +6,21 @@ can fill neither disk nor memory: so many a second are kept, so many bytes a sec
 many wait to be written, and what is not kept is counted. Once a minute a line says so.
 
 Only files whose names are ours are ever deleted. Several processes may share the
-directory: each looks again every few seconds at what is there.
+directory: each looks before it writes at what is there, also at what another has begun.
 """
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Thread
 from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
@@ -36,17 +38,45 @@ WAITING_BYTES_MAX = 16 * 1024 * 1024
 WAITING_MAX = 2 * RATE
 #: How often a line says what was not kept.
 SAY_SECONDS = 60.0
-#: How long what is in the directory is known without a look.
-LOOK_SECONDS = 5.0
+#: How long the end waits for the disk. A healthy one has taken all that can wait by
+#: then, without being asked to sync it; one that hangs must not hold up a drain.
+STOP_SECONDS = 1.0
 #: A file that was begun so long ago will not be finished.
 STALE_SECONDS = 3600.0
 
 _PART = re.compile(rf"\.{NAME.pattern}\.part")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TOO_SLOW = "the disk is too slow"
 # What it takes to say that a body is cut.
 _CUT_BYTES = len("Body-Cut: 1\n")
 
 #: Calls a function in a thread; fires with its result.
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
+
+
+def in_daemon_thread(
+    reactor: IReactorFromThreads, work: Callable[[], Any]
+) -> Deferred[Any]:
+    """
+    Call `work` in a thread of its own, which no end of the process waits for: those of
+    the reactor's pool are joined, and a disk may hang.
+    """
+    done: Deferred[Any] = Deferred()
+
+    def call() -> None:
+        try:
+            result = work()
+        except BaseException:
+            reactor.callFromThread(done.errback, Failure())
+        else:
+            reactor.callFromThread(done.callback, result)
+
+    try:
+        Thread(target=call, name="captures", daemon=True).start()
+    except RuntimeError:
+        # There may be no more threads.
+        done.errback(Failure())
+    return done
 
 
 class _TooLarge(Exception):
@@ -79,12 +109,9 @@ class Folder:
         self._pid = pid
         self._seconds = seconds
         self._number = 0
-        self._sizes: dict[str, int] = {}
-        self._looked_at: float | None = None
 
     def trim(self) -> None:
         """Delete what is more than it may be."""
-        self._look()
         self._make_room(0, 0)
 
     def write(self, capture: Capture) -> None:
@@ -95,64 +122,83 @@ class Folder:
         """
         octets = _within(capture, self._bounds.bytes)
         now = self._seconds()
-        if self._looked_at is None or not 0 <= now - self._looked_at < LOOK_SECONDS:
-            self._look()
         self._make_room(1, len(octets))
-        part, name = self._begin(now)
+        fd, part, name = self._begin(now)
         try:
-            _write_whole(part, octets)
+            _write_whole(fd, octets)
             os.rename(part, os.path.join(self._path, name))
         except OSError:
             with suppress(OSError):
                 os.unlink(part)
             raise
-        self._sizes[name] = len(octets)
 
-    def _begin(self, now: float) -> tuple[str, str]:
-        """An empty file that is only ours, and what it is to be called."""
+    def _begin(self, now: float) -> tuple[int, str, str]:
+        """
+        A descriptor of an empty file that is only ours, its path, and what it is to be
+        called. It is never opened by its name: that may be another's link by then.
+        """
         time = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
         while True:
             self._number += 1
             name = f"{time}-{self._pid}-{self._number:06}.capture"
             part = os.path.join(self._path, f".{name}.part")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             try:
-                os.close(os.open(part, flags, 0o600))
+                fd = os.open(part, _NEW, 0o600)
             except FileExistsError:
                 continue
             # Of a container that has the same number, and the same second.
             if not os.path.lexists(os.path.join(self._path, name)):
-                return part, name
+                return fd, part, name
+            os.close(fd)
             os.unlink(part)
 
-    def _look(self) -> None:
-        sizes = {}
-        now = self._seconds()
+    def _make_room(self, count: int, size: int) -> None:
+        """Delete the oldest, until there is room for so many more."""
+        sizes, begun = self._look()
+        files, total = len(sizes) + len(begun), sum(sizes.values()) + sum(begun)
+        for name in sorted(sizes):
+            if (
+                files + count <= self._bounds.count
+                and total + size <= self._bounds.bytes
+            ):
+                return
+            try:
+                os.unlink(os.path.join(self._path, name))
+            except FileNotFoundError:
+                pass
+            except OSError:
+                # It stays, and counts: the others make room for it.
+                continue
+            files, total = files - 1, total - sizes[name]
+
+    def _look(self) -> tuple[dict[str, int], list[int]]:
+        """
+        The sizes of what is there, by name, and of what is being written.
+
+        What was begun and will not be finished is deleted.
+        """
+        sizes, begun = {}, []
         with os.scandir(self._path) as entries:
             for entry in entries:
                 is_ours = NAME.fullmatch(entry.name)
                 if not is_ours and not _PART.fullmatch(entry.name):
                     continue
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     status = entry.stat(follow_symlinks=False)
+                    if not _is_written_by_us(status):
+                        continue
                     if is_ours:
                         sizes[entry.name] = status.st_size
-                    elif now - status.st_mtime > STALE_SECONDS:
+                    elif self._seconds() - status.st_mtime > STALE_SECONDS:
                         os.unlink(entry.path)
-        self._sizes, self._looked_at = sizes, now
+                    else:
+                        begun.append(status.st_size)
+        return sizes, begun
 
-    def _make_room(self, count: int, size: int) -> None:
-        """Delete the oldest, until there is room for so many more."""
-        total = sum(self._sizes.values())
-        for name in sorted(self._sizes):
-            if (
-                len(self._sizes) + count <= self._bounds.count
-                and total + size <= self._bounds.bytes
-            ):
-                return
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._path, name))
-            total -= self._sizes.pop(name)
+
+def _is_written_by_us(status: os.stat_result) -> bool:
+    """Not so what only has a name like ours: it may not be deleted, or cannot be."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _within(capture: Capture, bytes_max: int) -> bytes:
@@ -170,8 +216,8 @@ def _within(capture: Capture, bytes_max: int) -> bytes:
     return octets
 
 
-def _write_whole(path: str, octets: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def _write_whole(fd: int, octets: bytes) -> None:
+    """Write `octets` to `fd` and close it."""
     try:
         view = memoryview(octets)
         while view:
@@ -196,6 +242,7 @@ class RefusedBodies:
         metrics: Metrics,
         in_thread: InThread,
     ) -> None:
+        self._clock = clock
         self._seconds = clock.seconds
         self._folder = folder
         self._events = events
@@ -221,21 +268,35 @@ class RefusedBodies:
         )
 
     def stop(self) -> Deferred[None]:
-        """Fires once everything is written."""
+        """Fires once all is written, or given up, after `STOP_SECONDS` at most."""
         if self._says.running:
             self._says.stop()
         idle: Deferred[None] = Deferred()
+        idle.addTimeout(STOP_SECONDS, self._clock)
+        idle.addErrback(self._give_up)
         idle.addCallback(lambda _: self._say())
         self._idle.append(idle)
         if not self._is_writing:
             self._write_next(None)
         return idle
 
-    def keep(self, capture: Capture) -> None:
-        """Keep `capture`, unless there are too many."""
-        why = self._why_not(len(capture.body))
+    def _give_up(self, reason: Failure) -> None:
+        reason.trap(TimeoutError)
+        for _ in self._waiting:
+            self._lose(_TOO_SLOW)
+        # The first is in the thread, and stays there.
+        del self._waiting[1:]
+
+    def takes_one(self) -> bool:
+        """Whether one may be kept now; one that may not is counted as lost."""
+        why = self._why_not()
         if why:
             self._lose(why)
+        return not why
+
+    def keep(self, capture: Capture) -> None:
+        """Keep `capture`, unless there are too many."""
+        if not self.takes_one():
             return
         self._bodies -= 1
         self._bytes -= len(capture.body)
@@ -245,7 +306,7 @@ class RefusedBodies:
             self._is_writing = True
             self._write_next(None)
 
-    def _why_not(self, size: int) -> str:
+    def _why_not(self) -> str:
         now = self._seconds()
         # A clock that was set back gives nothing.
         passed, self._at = max(0.0, now - self._at), now
@@ -257,7 +318,7 @@ class RefusedBodies:
             len(self._waiting) >= WAITING_MAX
             or self._waiting_bytes >= WAITING_BYTES_MAX
         ):
-            return "the disk is too slow"
+            return _TOO_SLOW
         return ""
 
     def _write_next(self, _: object) -> None:

@@ -22,7 +22,6 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.internet.threads import deferToThreadPool
 
 from logiss import codec, descriptors
 from logiss.activation import NO_LISTENERS, Inherited, Listeners
@@ -41,7 +40,7 @@ from logiss.listening import BoundedPort
 from logiss.metrics import Link, Metrics
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
-from logiss.refused import Bounds, Folder, RefusedBodies
+from logiss.refused import Bounds, Folder, RefusedBodies, in_daemon_thread
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Settings, SettingsError
@@ -573,7 +572,7 @@ def refused_bodies(
         folder,
         events,
         metrics,
-        lambda work: deferToThreadPool(threads, threads.getThreadPool(), work),
+        lambda work: in_daemon_thread(threads, work),
     )
 
 

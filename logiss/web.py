@@ -725,7 +725,10 @@ class KeepingLogsResource(LogsResource):
         super()._log_failure(post, answer)
         # None has been kept of a post that is refused on its headers.
         kept = getattr(post, "kept", None)
-        if kept is not None and answer.code == http.BAD_REQUEST:
+        if kept is None or answer.code != http.BAD_REQUEST:
+            return
+        # Asked first, so that nothing is copied that is not kept.
+        if self._refused_bodies.takes_one():
             capture = self._capture(cast(_Serving, post), bytes(kept), answer)
             self._refused_bodies.keep(capture)
 

@@ -129,6 +129,31 @@ class RotatedFileTests(SynchronousTestCase):
         file.write(b"again\n")
         self.assertEqual(self.contents(), {"out": b"whole\nagain\n"})
 
+    def test_disk_full_once_cut(self) -> None:
+        """Nor when the file was cut meanwhile, as logrotate does with copytruncate."""
+        file = self.open()
+        file.write(b"x" * 1000)
+        os.truncate(self.path, 0)
+        write = os.write
+
+        def full(fd: int, octets: bytes) -> int:
+            if len(octets) < 10:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(fd, octets[:3])
+
+        self.patch(os, "write", full)
+        with self.assertRaisesRegex(OSError, "No space left"):
+            file.write(b"not whole\n")
+        self.assertEqual(self.contents(), {"out": b""})
+
+    def test_cut(self) -> None:
+        """Nor is a file that was cut taken for a large one."""
+        file = self.open(rotate_bytes=1000)
+        file.write(b"x" * 1000)
+        os.truncate(self.path, 0)
+        file.write(b"one")
+        self.assertEqual(self.contents(), {"out": b"one"})
+
     def test_full_device(self) -> None:
         """A device that takes nothing is told of."""
         self.path = Path("/dev/full")
@@ -146,6 +171,20 @@ class RotatedFileTests(SynchronousTestCase):
         os.mkfifo(self.path)
         with self.assertRaises(OSError):
             self.open()
+
+    def test_pipe(self) -> None:
+        """Who waits for the reader of a pipe stops waiting when it is to end."""
+        os.mkfifo(self.path)
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.patch(outlets, "_LOOK_MILLISECONDS", 1)
+        file = RotatedFile(str(self.path), 0, 5, lambda: True)
+        self.addCleanup(file.close)
+        self.assertFalse(os.get_blocking(file._fd))
+        file.write(b"x" * 1000)
+        self.assertEqual(os.read(reader, 2000), b"x" * 1000)
+        with self.assertRaises(Ended):
+            file.write(b"x" * 1_000_000)
 
 
 def _fail(*_: object) -> None:

@@ -1,6 +1,8 @@
 """What can be typed behind ``logiss receive``, and what the documents say of it."""
 
 import argparse
+import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from logiss.tools.receive import (
     _line,
 )
 from tests.front import framed
+from tests.test_relp_receiver import OPEN
 
 _PAGE = Path(__file__).parent.parent / "docs" / "receiving.rst"
 
@@ -66,6 +69,16 @@ class DocumentTests(SynchronousTestCase):
             self.assertIn(words, page)
         self.assertEqual(LINGER_SECONDS, 0.5)
         self.assertIn("ends half a second after", page)
+
+
+class Failing:
+    """An output that takes nothing."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def write(self, octets: bytes) -> None:
+        raise OSError(self._number, os.strerror(self._number))
 
 
 class ReceivingTests(SynchronousTestCase):
@@ -118,6 +131,40 @@ class ReceivingTests(SynchronousTestCase):
         self.assertFalse(reactor.hasStopped)
         reactor.pump([GOODBYE_SECONDS / 4] * 5)
         self.assertTrue(reactor.hasStopped)
+
+    def test_nobody_reads_relp(self) -> None:
+        """A frame that nobody reads is answered before the session is ended."""
+        receiving, reactor = self.receiving("--relp")
+        receiving._outlet = Failing(errno.EPIPE)
+        transport = self.connect(reactor)
+        self.feed(OPEN)
+        transport.clear()
+        self.feed(b"2 syslog 5 hello\n3 syslog 5 again\n")
+        reactor.advance(0)
+        why = b"500 not written: Broken pipe"
+        self.assertEqual(
+            transport.value(),
+            b"2 rsp %d %b\n3 rsp %d %b\n0 serverclose 0\n"
+            % (len(why), why, len(why), why),
+        )
+        self.assertFalse(transport.connected)
+        self.assertTrue(reactor.hasStopped)
+
+    def test_nobody_reads_the_count(self) -> None:
+        """That does not hide a frame which could not be written to the file."""
+        for outlet, code in ((Failing(errno.ENOSPC), 1), (None, 0)):
+            receiving, reactor = self.receiving("--count", "--output", os.devnull)
+            receiving._stdout = Failing(errno.EPIPE)  # type: ignore[assignment]
+            self.connect(reactor)
+            self.feed(b"1 a")
+            receiving._outlet = outlet or receiving._outlet
+            self.feed(b"1 b")
+            reactor.advance(1)
+            reactor.advance(0)
+            self.assertTrue(reactor.hasStopped)
+            self.assertEqual(receiving.result(), code)
+            said = "1 frame could not be written" in self.said
+            self.assertEqual(said, outlet is not None)
 
     def test_complaints(self) -> None:
         """So many lines a second, then their number."""

@@ -1,5 +1,6 @@
 """Refused bodies are kept as they came, within bounds, and nothing depends on it."""
 
+import errno
 import gzip
 import os
 import re
@@ -7,6 +8,9 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
+from threading import current_thread
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, execute
@@ -17,7 +21,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from logiss import captures, refused
 from logiss.captures import Capture
 from logiss.metrics import Metrics
-from logiss.refused import BYTES_RATE, RATE, WAITING_MAX, Bounds, Folder, RefusedBodies
+from logiss.refused import (
+    BYTES_RATE,
+    RATE,
+    STOP_SECONDS,
+    WAITING_MAX,
+    Bounds,
+    Folder,
+    RefusedBodies,
+    in_daemon_thread,
+)
+from logiss.web import KeepingLogsResource
 from tests.fakes import Lines
 from tests.front import Connection, Front, framed, message, request
 from tests.test_captures import CAPTURE
@@ -119,12 +133,28 @@ class FolderTests(FolderTestCase):
         self.assertEqual(self.bodies(), [b"3", b"4"])
 
     def test_beside_others(self) -> None:
-        """What another process writes meanwhile counts a little later."""
-        ours, theirs = self.folder(count=2), self.folder(count=2, pid=8)
+        """Several processes hold the bounds together."""
+        folders = [self.folder(size=10 * KIB, pid=pid) for pid in range(1, 9)]
         for i in range(3):
-            ours.write(capture_of(b"ours%d" % i))
-            theirs.write(capture_of(b"theirs%d" % i))
-            self.clock.advance(refused.LOOK_SECONDS)
+            for folder in folders:
+                folder.write(capture_of(b"%d" % i * 2 * KIB))
+                sizes = [(self.path / name).stat().st_size for name in self.names()]
+                self.assertLessEqual(sum(sizes), 10 * KIB)
+        self.assertEqual(len(self.names()), 4)
+
+    def test_begun_by_others(self) -> None:
+        """What another process is writing counts, and is left to it."""
+        begun = self.path / ".20260131T120000Z-9-000001.capture.part"
+        begun.write_bytes(b"x" * 6 * KIB)
+        now = self.clock.seconds()
+        os.utime(begun, (now, now))
+        folder = self.folder(size=10 * KIB)
+        for i in range(3):
+            folder.write(capture_of(b"%d" % i * 2 * KIB))
+        (name,) = set(self.names()) - {begun.name}
+        self.assertEqual(self.read(name).body[:1], b"2")
+        folder = self.folder(count=2)
+        folder.write(capture_of(b"3"))
         self.assertEqual(len(self.names()), 2)
 
     def test_others_files(self) -> None:
@@ -164,14 +194,69 @@ class FolderTests(FolderTestCase):
     def test_fails(self) -> None:
         """A file that cannot be written whole leaves nothing behind."""
 
-        def full(path: str, octets: bytes) -> None:
-            Path(path).write_bytes(octets[:10])
+        def full(fd: int, octets: bytes) -> None:
+            os.write(fd, octets[:10])
+            os.close(fd)
             raise OSError(28, "No space left on device")
 
         self.patch(refused, "_write_whole", full)
         with self.assertRaises(OSError):
             self.folder().write(CAPTURE)
         self.assertEqual(self.names(), [])
+
+    def test_no_files(self) -> None:
+        """What is called like ours, but is no file, is passed over."""
+        folder, link = (
+            self.path / f"20200101T000000Z-1-00000{n}.capture" for n in (1, 2)
+        )
+        folder.mkdir()
+        link.symlink_to(os.devnull)
+        for i in range(3):
+            self.folder(count=1, pid=2 + i).write(capture_of(b"%d" % i))
+        (ours,) = set(self.names()) - {folder.name, link.name}
+        self.assertEqual(self.read(ours).body, b"2")
+
+    def test_another_users(self) -> None:
+        """Nor is a file of another user deleted, or counted."""
+        self.folder().write(capture_of(b"theirs"))
+        uid = os.geteuid()
+        self.patch(os, "geteuid", lambda: uid + 1)
+        self.folder(size=10).trim()
+        self.assertEqual(self.bodies(), [b"theirs"])
+
+    def test_cannot_be_deleted(self) -> None:
+        """One that cannot be deleted holds up nothing; the others make room for it."""
+        for i in range(3):
+            self.clock.advance(1)
+            self.folder().write(capture_of(b"%d" % i))
+        oldest, unlink = self.names()[0], os.unlink
+
+        def fail(path: str) -> None:
+            if path.endswith(oldest):
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            unlink(path)
+
+        self.patch(os, "unlink", fail)
+        for i in range(3, 6):
+            self.clock.advance(1)
+            self.folder(count=3).write(capture_of(b"%d" % i))
+        self.assertEqual(self.bodies(), [b"0", b"4", b"5"])
+
+    def test_link_beside(self) -> None:
+        """What becomes a link once it was begun is not written through."""
+        precious = self.path.parent / "precious"
+        precious.write_bytes(b"precious")
+        lexists = os.path.lexists
+
+        def swap(path: str) -> bool:
+            (part,) = self.path.glob(".*.part")
+            part.unlink()
+            part.symlink_to(precious)
+            return lexists(path)
+
+        self.patch(os.path, "lexists", swap)
+        self.folder().write(CAPTURE)
+        self.assertEqual(precious.read_bytes(), b"precious")
 
 
 class KeeperTestCase(FolderTestCase):
@@ -307,6 +392,56 @@ class RateTests(KeeperTestCase):
         self.assertEqual(len(self.lines.raw), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_stop_with_a_disk_that_hangs(self) -> None:
+        """The end does not wait for it for ever, and what waits is given up."""
+        self.is_held = True
+        for i in range(3):
+            self.keeper.keep(capture_of(b"%d" % i))
+        stopped = self.keeper.stop()
+        self.clock.advance(STOP_SECONDS * 0.9)
+        self.assertNoResult(stopped)
+        self.clock.advance(STOP_SECONDS * 0.2)
+        self.successResultOf(stopped)
+        (line,) = self.lines.having("count#log-iss.http.logs.capture.error", "3")
+        self.assertIn("the disk is too slow", line["message"])
+        # Should it go on after all, so does nothing else.
+        while self.held:
+            self.held.pop()()
+        self.assertEqual(len(self.names()), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ThreadTests(SynchronousTestCase):
+    """The thread that writes."""
+
+    def setUp(self) -> None:
+        self.calls: Queue[tuple[Callable[..., None], Any]] = Queue()
+        self.reactor: Any = SimpleNamespace(
+            callFromThread=lambda *call: self.calls.put(call)
+        )
+
+    def run_calls(self) -> None:
+        call, result = self.calls.get(timeout=30)
+        call(result)
+
+    def test_daemon(self) -> None:
+        """The end of the process does not wait for it."""
+        done = in_daemon_thread(self.reactor, lambda: current_thread().daemon)
+        self.assertNoResult(done)
+        self.run_calls()
+        self.assertTrue(self.successResultOf(done))
+
+    def test_fails(self) -> None:
+        """What is wrong is told in the reactor's thread."""
+
+        def fail() -> None:
+            raise PermissionError
+
+        done = in_daemon_thread(self.reactor, fail)
+        self.assertNoResult(done)
+        self.run_calls()
+        self.failureResultOf(done, PermissionError)
+
 
 def noise(count: int) -> bytes:
     return os.urandom(count)
@@ -355,6 +490,25 @@ class KeepingTests(KeeperTestCase):
         kept = self.kept()
         self.assertEqual((kept.body, kept.is_cut), (body, False))
         self.assertIn(("Content-Encoding", b"gzip"), kept.fields)
+
+    def test_more_than_may_be(self) -> None:
+        """Nothing is made of a body that is beyond the rate; it is counted, once."""
+        body = gzip.compress(b"no frames")
+        octets = request(body, headers={"Content-Encoding": "gzip"})
+        made: list[object] = []
+        capture = KeepingLogsResource._capture
+
+        def count(*arguments: Any) -> Capture:
+            made.append(arguments)
+            return capture(*arguments)
+
+        self.patch(KeepingLogsResource, "_capture", count)
+        for _ in range(RATE + 2):
+            self.connection.send(octets)
+            self.assertEqual(self.code(), 400)
+        self.assertEqual(len(made), RATE)
+        self.assertEqual(self.metrics.refused_captured, RATE)
+        self.assertEqual(self.metrics.refused_not_captured, 2)
 
     def test_cut_off_gzip(self) -> None:
         """So is one whose gzip ends too early."""

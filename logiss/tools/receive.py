@@ -7,7 +7,6 @@ is lost and nothing grows.
 """
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -298,6 +297,7 @@ class Receiving:
                 arguments.output,
                 64 * 1024 * 1024 if rotate_bytes is None else rotate_bytes,
                 keep or 5,
+                lambda: self._is_ending,
             )
         except OSError as e:
             raise Unusable(
@@ -329,6 +329,10 @@ class Receiving:
     def listen(self) -> None:
         """@raise Unusable: the port or a file for TLS."""
         arguments, host = self._arguments, self._arguments.host
+        if host.startswith("[") and host.endswith("]"):
+            # As it is written ahead of a port, and said below.
+            host = host[1:-1]
+        shown = f"[{host}]" if ":" in host else host
         try:
             if arguments.tls_cert:
                 context = _tls_context(arguments.tls_cert, arguments.tls_ca)
@@ -342,12 +346,11 @@ class Receiving:
         except CannotListenError as e:
             why = _why(e.socketError)
             raise Unusable(
-                f"--port: cannot listen on {host}:{arguments.port}: {why}; take"
+                f"--port: cannot listen on {shown}:{arguments.port}: {why}; take"
                 " another port or --host"
             ) from None
         spoken = " RELP" if arguments.relp else ""
         spoken += " over TLS" if arguments.tls_cert else ""
-        shown = f"[{host}]" if ":" in host else host
         _say(f"receiving{spoken} on {shown}:{self._port.getHost().port}")
         if arguments.seconds is not None:
             self.reactor.callLater(arguments.seconds, self.end)
@@ -412,7 +415,6 @@ class Receiving:
             try:
                 self._outlet.write(self._form(frame))
             except OSError as e:
-                counts.not_written += 1
                 self._not_written(e)
                 raise NotTaken(f"not written: {_why(e)}") from None
         counts.frames += 1
@@ -433,15 +435,19 @@ class Receiving:
 
     def _not_written(self, error: OSError) -> None:
         if self._is_printing and isinstance(error, BrokenPipeError):
+            # Who goes has seen what it wanted; that is no frame lost.
             self._nobody_reads()
-        elif not self._is_ending:
+            return
+        self._counts.not_written += 1
+        if not self._is_ending:
             where = self._arguments.output if self._file else "standard output"
             self._complain(f"cannot write to {where}: {_why(error)}")
 
     def _nobody_reads(self) -> None:
         """As behind ``| head``: that is all that was wanted."""
         self._is_quiet = True
-        self.end()
+        # Not now: the frame that was not taken is yet to be answered.
+        self.reactor.callLater(0, self.end)
 
     def _lost(self, reason: Failure, pending: int) -> None:
         why = _tls_error(reason)
@@ -472,12 +478,10 @@ class Receiving:
 
     def result(self) -> int:
         """Say what has come; the exit code."""
-        if self._is_quiet:
-            # Nothing is left that could be written to it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        counts = self._counts
+        if self._is_quiet and self._arrivals is None and not counts.not_written:
             return 0
         self._say_unsaid()
-        counts = self._counts
         is_good = not counts.not_written
         lines = []
         if self._arrivals is not None:
@@ -487,11 +491,14 @@ class Receiving:
         lines.append(f"received {counts}")
         if counts.not_written:
             lines.append(f"{many(counts.not_written, 'frame')} could not be written")
+        is_said = self._is_printing or (self._file and not self._arguments.verify)
         for line in lines:
-            if self._is_printing or (self._file and not self._arguments.verify):
+            if is_said or self._is_quiet:
                 _say(line)
             elif not self._print(line):
-                return 1
+                # The verdict is for whoever is left.
+                _say(line)
+                is_good = is_good and self._is_quiet
         return 0 if is_good else 1
 
     def _print(self, line: str) -> bool:

@@ -115,6 +115,43 @@ def test_vanished(tmp_path: Path) -> None:
         assert "No such file" in line["message"]
 
 
+#: A directory whose disk hangs, as Python runs it at its start.
+_HANGS = """
+import os, time
+scandir = os.scandir
+def hang(path="."):
+    if os.path.basename(path) == "hangs":
+        time.sleep(3600)
+    return scandir(path)
+os.scandir = hang
+"""
+
+
+def test_disk_that_hangs(tmp_path: Path) -> None:
+    """It answers as ever, and ends, as if there were nothing to be written."""
+    folder = tmp_path / "hangs"
+    folder.mkdir()
+    (tmp_path / "sitecustomize.py").write_text(_HANGS)
+    with (
+        receiving() as receiver,
+        running(
+            "twist",
+            tmp_path,
+            FORWARD_DEST=f"127.0.0.1:{receiver.port}",
+            CAPTURE_REFUSED=str(folder),
+            PYTHONPATH=str(tmp_path),
+        ) as daemon,
+    ):
+        daemon.wait_until_usable()
+        assert _posted(daemon, b"no frames") == 400
+        assert _posted(daemon, framed(message())) == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        (line,) = daemon.logged(**{"count#log-iss.http.logs.capture.error": "1"})
+        assert line["message"] == "the disk is too slow"
+        assert _files(folder) == []
+
+
 def test_not_a_directory(tmp_path: Path) -> None:
     """A directory that is not there ends it at once, with one line."""
     with running(

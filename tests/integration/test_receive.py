@@ -413,9 +413,10 @@ def test_terminal_gone(tmp_path: Path) -> None:
     assert "received 0 frames" in receiver.err
 
 
-def test_ipv6(tmp_path: Path) -> None:
-    """It listens on IPv6, too, and says so as one writes it."""
-    with receive(tmp_path, "--host", "::1") as receiver:
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6(host: str, tmp_path: Path) -> None:
+    """It listens on IPv6, too, however it is given, and says so as one writes it."""
+    with receive(tmp_path, "--host", host) as receiver:
         assert f"receiving on [::1]:{receiver.port}\n" == receiver.err
         with socket.create_connection(("::1", receiver.port), 30) as sender:
             sender.sendall(framed(message(b"six")))
@@ -546,6 +547,34 @@ def test_head(tmp_path: Path) -> None:
     assert receiver.err.count("\n") == 1, receiver.err
 
 
+@pytest.mark.parametrize(
+    ("frame", "code", "verdict"),
+    [(b"none of them", 1, "NOT ALL THERE"), (text(Probe("r", 1)), 0, "all there")],
+    ids=["bad", "good"],
+)
+def test_head_of_verify(frame: bytes, code: int, verdict: str, tmp_path: Path) -> None:
+    """The verdict is said, and is the exit code, when nobody reads it on stdout."""
+    source, target = os.pipe()
+    options = ("--verify", "--count")
+    with receive(tmp_path, *options, stdout=target) as receiver:
+        os.close(target)
+        os.close(source)
+        with receiver.connect() as sender:
+            sender.sendall(framed(message(frame)))
+            assert receiver.process.wait(30) == code
+    assert f"\n{verdict}\nreceived 1 frame, " in receiver.err
+
+
+def test_head_of_verdict(tmp_path: Path) -> None:
+    """So is it when the reader has gone by the end."""
+    source, target = os.pipe()
+    with receive(tmp_path, "--verify", stdout=target) as receiver:
+        os.close(target)
+        os.close(source)
+        assert receiver.end() == 1
+    assert "\nno test message has come\nNOT ALL THERE\nreceived" in receiver.err
+
+
 def test_slow_reader(tmp_path: Path) -> None:
     """
     While nobody reads the output the senders are not read from, and memory does not
@@ -584,6 +613,24 @@ def test_ends_while_nobody_reads(tmp_path: Path) -> None:
         assert receiver.end() == 1
     os.close(source)
     assert "received" in receiver.err
+    assert "could not be written" in receiver.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_while_nobody_reads_a_fifo(number: signal.Signals, tmp_path: Path) -> None:
+    """Nor does it wait for the reader of a FIFO, when that is its file."""
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with (
+            receive(tmp_path, "--output", "fifo") as receiver,
+            receiver.connect() as sender,
+        ):
+            octets = framed(*[message(b"x" * 1000)] * 20_000)
+            assert send_until_stuck(sender, octets) < len(octets)
+            assert receiver.end(number) == 1
+    finally:
+        os.close(reader)
     assert "could not be written" in receiver.err
 
 
