@@ -41,8 +41,10 @@ _NAMESPACES = [
 ]
 
 #: It serves and connects over the network, looks names up over AF_UNIX, may read the
-#: system, and its TLS needs memory that can be written and executed.
+#: system and /proc/stat for its metrics, and its TLS needs memory that can be written
+#: and executed.
 _LEFT_OPEN = {
+    "ProcSubset",
     *("RootDirectory", "PrivateNetwork", "IPAddressDeny"),
     *("RestrictAddressFamilies", "DeviceAllow", "MemoryDenyWriteExecute"),
 }
