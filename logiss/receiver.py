@@ -6,7 +6,7 @@ nothing.
 """
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IAddress, ITCPTransport
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
@@ -118,10 +118,12 @@ class FrameReceiver(Protocol):
         self.factory.on_lost(reason, 0 if self._is_over else self._decoder.pending)
 
 
-class ReceiverFactory(ServerFactory[FrameReceiver]):
+class ReceivingFactory(ServerFactory[Any]):
     """
-    @param on_frame: called with each SYSLOG-MSG; raises `NotTaken` for one whose
-        connection is to be reset.
+    Connections of senders, a bounded number of them; what they speak is its subclass's.
+
+    @param on_frame: called with each SYSLOG-MSG; raises `NotTaken` for one that was
+        not taken.
     @param on_error: called with a sentence when a stream breaks the rules.
     @ivar on_lost: called with why a connection has ended, and with how many bytes of a
         frame had come that was not complete.
@@ -139,13 +141,17 @@ class ReceiverFactory(ServerFactory[FrameReceiver]):
         self.on_error = on_error
         self.on_lost: OnLost = lambda why, pending: None
         self._connections_max = connections_max
-        self.connections: set[FrameReceiver] = set()
+        self.connections: set[Any] = set()
 
-    def buildProtocol(self, addr: IAddress | None) -> FrameReceiver | None:
+    def make(self) -> Any:
+        """A receiver, which keeps itself among `connections` and has an ``end``."""
+        raise NotImplementedError
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         if len(self.connections) >= self._connections_max:
             self.on_error(TOO_MANY)
             return None
-        receiver = FrameReceiver()
+        receiver = self.make()
         receiver.factory = self
         return receiver
 
@@ -153,6 +159,13 @@ class ReceiverFactory(ServerFactory[FrameReceiver]):
         """End every connection."""
         for receiver in list(self.connections):
             receiver.end()
+
+
+class ReceiverFactory(ReceivingFactory):
+    """Octet-counted syslog; the connection of a frame that was not taken is reset."""
+
+    def make(self) -> FrameReceiver:
+        return FrameReceiver()
 
 
 def printable(frame: bytes) -> str:

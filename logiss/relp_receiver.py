@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from logiss.receiver import CONNECTIONS_MAX, FRAME_BYTES_MAX, TOO_MANY, NotTaken, OnLost
+from logiss.receiver import FRAME_BYTES_MAX, NotTaken, ReceivingFactory
 from logiss.relp import VERSION
 
 _HEADER = re.compile(rb"([0-9]{1,9}) ([A-Za-z]{1,32}) ([0-9]{1,9})([ \n])")
@@ -209,41 +209,14 @@ class RELPReceiver(Protocol):
         """The connection ends, which `connectionLost` says, too."""
 
 
-class RELPReceiverFactory(ServerFactory[RELPReceiver]):
+class RELPReceiverFactory(ReceivingFactory):
     """
-    @param on_frame: called with each SYSLOG-MSG; raises `NotTaken` for one that is to
-        be answered 500.
-    @param on_error: called with a sentence when a stream breaks the rules.
-    @param software: name, version and address, separated by commas.
-    @ivar on_lost: called with why a connection has ended, and with how many bytes of a
-        frame had come that was not complete.
+    RELP; a frame that was not taken is answered 500.
+
+    @ivar software: name, version and address, separated by commas.
     """
 
-    noisy = False
+    software = b"logiss"
 
-    def __init__(
-        self,
-        on_frame: Callable[[bytes], None],
-        on_error: Callable[[str], None],
-        software: bytes = b"logiss",
-        connections_max: int = CONNECTIONS_MAX,
-    ) -> None:
-        self.on_frame = on_frame
-        self.on_error = on_error
-        self.on_lost: OnLost = lambda why, pending: None
-        self._software = software
-        self._connections_max = connections_max
-        self.connections: set[RELPReceiver] = set()
-
-    def buildProtocol(self, addr: IAddress | None) -> RELPReceiver | None:
-        if len(self.connections) >= self._connections_max:
-            self.on_error(TOO_MANY)
-            return None
-        receiver = RELPReceiver(Session(self.on_frame, self._software))
-        receiver.factory = self
-        return receiver
-
-    def end(self) -> None:
-        """End every session in order."""
-        for receiver in list(self.connections):
-            receiver.end()
+    def make(self) -> RELPReceiver:
+        return RELPReceiver(Session(self.on_frame, self.software))

@@ -1,10 +1,11 @@
 """``logiss completion``: prints what lets a shell complete what is typed."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from logiss.foreground import let_go
 
 SHELLS = ("bash", "zsh", "tcsh")
 #: What an argument is called that is a path.
@@ -47,10 +48,9 @@ def completion(arguments: argparse.Namespace) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads has read enough; nothing is left to be written at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)  # Who reads has read enough.
     except OSError as e:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)
         print(f"logiss completion: cannot write: {e.strerror}", file=sys.stderr)
         return 1
     return 0

@@ -10,7 +10,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import define
@@ -20,6 +19,7 @@ from twisted.python.failure import Failure
 
 from logiss._version import __version__
 from logiss.arrivals import Arrivals
+from logiss.foreground import say as _say
 from logiss.outlets import Descriptor, Outlet, RotatedFile
 from logiss.probes import Altered
 from logiss.receiver import NotTaken, ReceiverFactory, printable
@@ -226,12 +226,6 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from twisted.internet import reactor as _reactor
 
@@ -318,7 +312,8 @@ class Receiving:
         factory: Any
         if self._arguments.relp:
             software = b"logiss receive,%b" % __version__.encode()
-            factory = RELPReceiverFactory(self._take, self._complain, software)
+            factory = RELPReceiverFactory(self._take, self._complain)
+            factory.software = software
         else:
             factory = ReceiverFactory(self._take, self._complain)
         factory.on_lost = self._lost

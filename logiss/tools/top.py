@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from logiss.foreground import let_go
 from logiss.words import duration, shown, text
 
 #: What the exit code of one look says, by the worst answer; as Nagios has it.
@@ -80,8 +81,7 @@ def top(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # Who reads has read enough; nothing is left to be written at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)  # Who reads has read enough.
         return NO_ANSWER
 
 
