@@ -308,8 +308,12 @@ def once(place: Place) -> int:
     console = Console(
         force_terminal=False, color_system=None, width=width, highlight=False
     )
-    console.print(Sheet(answer))
-    sys.stdout.flush()
+    try:
+        console.print(Sheet(answer))
+        sys.stdout.flush()
+    except SystemExit:
+        # rich ends the process where nobody reads, with a code that means a warning.
+        raise BrokenPipeError from None
     return code_of(answer)
 
 

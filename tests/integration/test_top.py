@@ -155,6 +155,25 @@ def test_hostile_posts(tmp_path: Path, language: str) -> None:
         assert said.isascii() == (language != "C.UTF-8")
 
 
+def test_reader_gone(tmp_path: Path) -> None:
+    """Where nobody reads, the exit code is no answer's, and nothing is said."""
+    with watched(tmp_path) as (_, _, url):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            ended = subprocess.run(
+                [*COMMAND, url, "--once"],
+                env=environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                timeout=PATIENCE_SECONDS,
+            )
+        finally:
+            os.close(writing)
+        assert (ended.returncode, ended.stderr) == (NO_ANSWER, b"")
+
+
 def test_help() -> None:
     """A newcomer reads what it is, how it ends and what its exit codes are."""
     said = " ".join(once("--help").stdout.decode().split())
