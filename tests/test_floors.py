@@ -26,10 +26,10 @@ FLOORS = (
     " screen foreground sources submitter fault",
     # 2 connections
     "senders requests refresh exposition findings feeding posting progress"
-    " relp_receiver outlets",
+    " relp_receiver outlets pipeline",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
-    " report target",
+    " report target dedupe",
     # 4 faces
     "web site health status preflight",
     # 5 builder
