@@ -112,6 +112,7 @@ class Commands:
         return [
             Trial(self.release(name), (0, 1)),
             Trial(self.begin(name), (b"OK",)),
+            Trial(encode(b"EVAL", _RELEASE, b"1", name, b"nobody"), (0,)),
             Trial(self.look(name), (self.begun,)),
             Trial(self.release(name), (1,)),
         ]

@@ -100,12 +100,10 @@ class _Connection(TwistedProtocol):
     """
     One connection: commands out, replies back to who waits for them.
 
-    @param ended: called once, at the end, with the reason and in words why.
+    @param ended: called once, at the end, with why.
     """
 
-    def __init__(
-        self, clock: IReactorTime, ended: "Callable[[_Connection, str, str], None]"
-    ) -> None:
+    def __init__(self, clock: IReactorTime, ended: Callable[[str], None]) -> None:
         self._clock = clock
         self._ended = ended
         self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
@@ -122,23 +120,29 @@ class _Connection(TwistedProtocol):
         transport: Any = self.transport
         transport.setTcpNoDelay(True)
 
-    def send(self, command: bytes, on_reply: OnReply, timeout_seconds: float) -> None:
+    def send(
+        self, command: bytes, on_reply: OnReply, timeout_seconds: float | None
+    ) -> None:
         """
         Send `command` at the end of this turn.
 
+        @param timeout_seconds: None leaves it to somebody else to give up; all that
+            is sent before it is answered has to be so, too.
         @param on_reply: called once, in a later turn unless the connection is over:
             with the reply, which may be a `hiredis.ReplyError`, or with `NoReply`.
         """
         if self._is_over:
             on_reply(NoReply(LOST))
             return
-        until = self._clock.seconds() + timeout_seconds
-        self._unanswered.append((until, timeout_seconds, on_reply))
+        until = 0.0
+        if timeout_seconds is not None:
+            until = self._clock.seconds() + timeout_seconds
+            if self._timer is None:
+                self._timer = self._clock.callLater(timeout_seconds, self._look)
+        self._unanswered.append((until, timeout_seconds or 0.0, on_reply))
         if not self._outgoing:
             self._clock.callLater(0, self._flush)
         self._outgoing.append(command)
-        if self._timer is None:
-            self._timer = self._clock.callLater(timeout_seconds, self._look)
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
@@ -193,22 +197,21 @@ class _Connection(TwistedProtocol):
     def give_up(self, reason: str, why: str) -> None:
         """End it now; who waits is told."""
         if not self._is_over:
+            self._is_over = True
             transport: Any = self.transport
             transport.abortConnection()
             self._end(reason, why)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end(LOST, why_ended(reason))
+        if not self._is_over:
+            self._is_over = True
+            self._end(LOST, why_ended(reason))
 
     def _end(self, reason: str, why: str) -> None:
-        if self._is_over:
-            return
-        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        ended, self._ended = self._ended, lambda *_: None
-        ended(self, reason, why)
+        self._ended(why)
         unanswered, self._unanswered = self._unanswered, deque()
         for _, _, on_reply in unanswered:
             on_reply(NoReply(reason))
@@ -316,7 +319,7 @@ class RedisPipeline:
             greetings.append(Trial(select, (b"OK",)))
         # Behind the handshake of TLS, so that no trial waits for that.
         greetings.append(Trial(encode(b"PING"), (b"PONG",)))
-        self._try_out(greetings, REDIS_SECONDS, self._greeted)
+        self._try_out(greetings, None, self._greeted)
 
     def _greeted(self) -> None:
         self._try_out(self._trials, self._timeout_seconds, self._tried)
@@ -324,7 +327,7 @@ class RedisPipeline:
     def _try_out(
         self,
         trials: Sequence[Trial],
-        timeout_seconds: float,
+        timeout_seconds: float | None,
         go_on: Callable[[], None],
     ) -> None:
         connection = self._connection
@@ -362,7 +365,7 @@ class RedisPipeline:
         else:
             self.give_up(SLOW, _TOO_LATE)
 
-    def _connection_ended(self, connection: _Connection, reason: str, why: str) -> None:
+    def _connection_ended(self, why: str) -> None:
         self._connection = None
         since, self._usable_since = self._usable_since, None
         if since is not None:
