@@ -7,8 +7,15 @@ from hiredis import ReplyError
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
+from logiss.dedupe import SharedRetries
+from logiss.metrics import Metrics
 from logiss.pipeline import LOST, SLOW, NoReply
+from tests.fakes import Lines
 from tests.test_redis import commands_in
+
+DELIVERY_SECONDS = 5.0
+REMEMBERED_SECONDS = 120.0
+TIMEOUT_SECONDS = 0.05
 
 
 class FakeRedis:
@@ -102,3 +109,25 @@ class FakePipeline:
     def stop(self) -> Deferred[None]:
         self.turn()
         return succeed(None)
+
+
+class Process:
+    """A process of the fleet."""
+
+    def __init__(self, clock: Clock, redis: FakeRedis, owner: bytes) -> None:
+        self.lines = Lines()
+        self.metrics = Metrics()
+        self.pipeline = FakePipeline(redis)
+        pipeline: Any = self.pipeline
+        self.shared = SharedRetries(
+            clock,
+            pipeline,
+            self.lines.events(),
+            self.metrics,
+            "fleet",
+            DELIVERY_SECONDS,
+            TIMEOUT_SECONDS,
+            REMEMBERED_SECONDS,
+            owner,
+        )
+        self.shared.start()

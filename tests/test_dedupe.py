@@ -18,47 +18,26 @@ from logiss.dedupe import (
     POLL_SECONDS,
     Claim,
     Commands,
-    SharedRetries,
 )
-from logiss.metrics import Metrics
 from logiss.pipeline import LOST, SLOW
 from logiss.pool import NotDelivered
-from tests.fakes import Lines, outcome
+from tests.fakes import outcome
 from tests.front import Connection, Front, request
 from tests.http_rows import BODY, FORWARDED
-from tests.tables import FakePipeline, FakeRedis
+from tests.tables import (
+    DELIVERY_SECONDS,
+    REMEMBERED_SECONDS,
+    TIMEOUT_SECONDS,
+    FakeRedis,
+    Process,
+)
 from tests.test_redis import commands_in
 
-DELIVERY_SECONDS = 5.0
-REMEMBERED_SECONDS = 120.0
-TIMEOUT_SECONDS = 0.05
 KEY = b"user", b"d.1", b"%032x" % 1
 
 
 def key(number: int) -> tuple[bytes, bytes | None, bytes]:
     return b"user", b"d.1", b"%032x" % number
-
-
-class Process:
-    """A process of the fleet."""
-
-    def __init__(self, clock: Clock, redis: FakeRedis, owner: bytes) -> None:
-        self.lines = Lines()
-        self.metrics = Metrics()
-        self.pipeline = FakePipeline(redis)
-        pipeline: Any = self.pipeline
-        self.shared = SharedRetries(
-            clock,
-            pipeline,
-            self.lines.events(),
-            self.metrics,
-            "fleet",
-            DELIVERY_SECONDS,
-            TIMEOUT_SECONDS,
-            REMEMBERED_SECONDS,
-            owner,
-        )
-        self.shared.start()
 
 
 class DedupeTestCase(SynchronousTestCase):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.front import framed, message, request
 from tests.integration.daemons import (
@@ -20,6 +21,7 @@ from tests.integration.daemons import (
     wait_for,
 )
 from tests.integration.redises import RedisServer, redis_server, unused_port
+from tests.integration.test_redis import tls_redis
 
 USABLE = {"count#log-iss.dedupe.usable": "1"}
 LOST = {"count#log-iss.dedupe.outage": "1"}
@@ -43,7 +45,7 @@ def instance(
         "DEDUPE_REDIS": "1",
         "DEDUPE_PREFIX": PREFIX,
         # A busy machine is not to be taken for a slow Redis.
-        "DEDUPE_TIMEOUT": "500ms",
+        "DEDUPE_TIMEOUT": "1",
         "FORWARD_DEST": f"127.0.0.1:{backend_port}",
         **variables,
     }
@@ -266,3 +268,24 @@ def test_wrong_password(redis: RedisServer, tmp_path: Path) -> None:
             assert posted(daemon, 1) == (200, False)
             assert posted(daemon, 1) == (200, True)
             assert "hunter2" not in str(daemon.lines)
+
+
+def test_tls_and_user(tmp_path: Path) -> None:
+    """Over TLS, as a user who may do what the docs say and nothing else."""
+    authority = trustme.CA()
+    with (
+        tls_redis(tmp_path, authority, "localhost") as (redis, port),
+        receiving() as receiver,
+    ):
+        rights = "~logiss:id:* +set +get +eval +del +ping +select"
+        redis.command("ACL", "SETUSER", "logiss", "on", ">p@ss", *rights.split())
+        variables = {
+            "REDIS_URL": f"rediss://logiss:p%40ss@localhost:{port}/3",
+            "DEDUPE_PREFIX": "logiss:id",
+            "SSL_CERT_FILE": str(tmp_path / "authority.pem"),
+        }
+        with instance(tmp_path, redis, receiver.port, **variables) as daemon:
+            daemon.wait_until_usable()
+            assert posted(daemon, 1) == (200, False)
+            wait_for(lambda: redis.command("INFO", "keyspace").find(b"db3:keys=1") > 0)
+            assert not daemon.logged(**LOST)
