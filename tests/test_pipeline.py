@@ -206,6 +206,16 @@ class GivenUpTests(PipelineTestCase):
         self.assertTrue(self.pipeline.is_usable)
         server.reply(b"+OK\r\n")
 
+    def test_many_replies(self) -> None:
+        """It is the length of one reply that is bounded, not of all."""
+        server = self.usable()
+        for _ in range(100):
+            self.send()
+            server.reply(b"$1000\r\n" + b"x" * 1000 + b"\r\n")
+        self.assertGreater(100 * 1000, REPLY_BYTES_MAX)
+        self.assertEqual(len(self.reasons()), 100)
+        self.assertTrue(self.pipeline.is_usable)
+
     def test_lost(self) -> None:
         """The connection ends."""
         server = self.usable()
