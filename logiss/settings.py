@@ -31,6 +31,7 @@ from logiss.variables import (
     parse_many,
     parse_networks,
     parse_on_timeout,
+    parse_pause,
     parse_pem_file,
     parse_port,
     parse_redis_url,
@@ -41,6 +42,7 @@ from logiss.variables import (
     parse_size,
     parse_size_or_nothing,
     parse_tokens,
+    parse_workers,
 )
 
 
@@ -262,6 +264,10 @@ class Settings:
     capture_refused: str | None = _variable("CAPTURE_REFUSED", parse_directory)
     capture_refused_max: int = _variable("CAPTURE_REFUSED_MAX", parse_many, "100")
     capture_refused_bytes: int = _variable("CAPTURE_REFUSED_BYTES", parse_size, "64MiB")
+
+    drain_delay_seconds: float = _variable("DRAIN_DELAY", parse_pause, "0")
+    workers: int = _variable("WEB_CONCURRENCY", parse_workers, "1")
+    env_file: str | None = _variable("ENV_FILE", str)
 
     @property
     def delivery_level(self) -> str:
