@@ -451,7 +451,7 @@ class RolloutTests(SynchronousTestCase):
             spec["strategy"],
             {
                 "type": "RollingUpdate",
-                "rollingUpdate": {"maxUnavailable": "5%", "maxSurge": "5%"},
+                "rollingUpdate": {"maxUnavailable": "5%", "maxSurge": 1},
             },
         )
         self.assertGreaterEqual(spec["minReadySeconds"], 10)
