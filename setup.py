@@ -40,6 +40,7 @@ setup(
         "prometheus-client>=0.21",
         "pygal>=3.0",
         "pyOpenSSL>=24.2",
+        "python-dotenv>=1.0",
         "rich>=13.7",
         "service-identity>=24.1",
         "shtab>=1.7",

@@ -127,7 +127,9 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
                 falls,
                 _gone(gone),
             )
-    raise NotUnderstood("it was written by another version")
+    raise NotUnderstood(
+        "what it was before is written in the words of another version: start it anew"
+    )
 
 
 def _gone(octets: bytes) -> Gone:
