@@ -1,5 +1,5 @@
 """
-Takes over the listening sockets that systemd has opened for the process.
+Takes over the listening sockets that systemd has opened for the process, or opens such.
 
 Whoever opens them before logiss is there, and keeps them while it restarts, has no
 client refused meanwhile: who connects waits in the kernel's backlog. The protocol is
@@ -7,13 +7,15 @@ that of sd_listen_fds(3): descriptors from 3 on, as many as LISTEN_FDS says, for
 process that LISTEN_PID says, called what LISTEN_FDNAMES says.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, cast
 
-from attrs import frozen
+from attrs import evolve, frozen
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorSocket
 
 from logiss.words import shown
@@ -28,6 +30,9 @@ ADMIN = "admin"
 LOGS = ("logs", "http")
 
 _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+#: So many may wait to be accepted; the kernel's own limit may be lower.
+BACKLOG = 511
+_PASSIVE = socket.AI_PASSIVE
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -51,6 +56,13 @@ class Inherited:
         os.close(self.descriptor)
         return port
 
+    def shared(self) -> "Inherited":
+        """The same socket once more, to be adopted or closed by itself."""
+        return evolve(self, descriptor=os.dup(self.descriptor))
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
 
 @frozen
 class Listeners:
@@ -73,6 +85,46 @@ class Listeners:
 
 #: Nothing was handed over.
 NO_LISTENERS = Listeners()
+
+
+def open_listener(host: str | None, port: int) -> Inherited:
+    """
+    Listen on `host`, else on all addresses, IPv6 and IPv4 in one where the system has
+    IPv6.
+
+    The socket is one that several processes may accept on and each may close: Twisted
+    shuts those down that it has opened itself.
+
+    @raise CannotListenError: the port is taken or not allowed.
+    """
+    try:
+        if host is not None:
+            return _open(host, port)
+        try:
+            return _open("::", port)
+        except OSError as e:
+            if e.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+            return _open("0.0.0.0", port)  # noqa: S104, all is what was asked for
+    except OSError as e:
+        raise CannotListenError(host or "", port, e) from None
+
+
+def _open(host: str, port: int) -> Inherited:
+    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, _PASSIVE)
+    family, _, _, _, address = found[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        port = _port(listener)
+        return Inherited(listener.detach(), socket.AddressFamily(family), port)
+    finally:
+        listener.close()
 
 
 def environ_at_start() -> dict[str, str]:
@@ -116,7 +168,7 @@ def take_over(
     names = said["LISTEN_FDNAMES"].split(":")
     return _sorted_out(
         [
-            (_inherited(FIRST_DESCRIPTOR + i, name), name)
+            (inherited(FIRST_DESCRIPTOR + i, name), name)
             for i, name in zip(range(count), _padded(names), strict=False)
         ]
     )
@@ -138,7 +190,12 @@ def _padded(names: list[str]) -> Iterator[str]:
         yield ""
 
 
-def _inherited(descriptor: int, name: str) -> Inherited:
+def inherited(descriptor: int, name: str = "") -> Inherited:
+    """
+    The socket `descriptor`, from now on ours.
+
+    @raise ActivationError: it is no listening TCP socket.
+    """
     try:
         listener = socket.socket(fileno=descriptor)
     except OSError as e:

@@ -49,7 +49,7 @@ class Answer:
         request.setResponseCode(self.code)
         for name, value in self.fields():
             request.setHeader(name, value)
-        if self.closes:
+        if self.closes or getattr(request.site, "is_leaving", False):
             request.setHeader(b"connection", b"close")
             # twisted.web's HTTP/1 channel closes behind an answer when told so.
             request.channel.persistent = False

@@ -84,6 +84,7 @@ class IServed(TypingProtocol):
 
     @ivar channels: the connections there are.
     @ivar date: for answers.
+    @ivar is_leaving: whether each answer is to be the last of its connection.
     @ivar level: the delivery level that answers name, if it is known.
     """
 
@@ -91,6 +92,7 @@ class IServed(TypingProtocol):
     channels: "set[Channel]"
     clock: IReactorTime
     date: bytes
+    is_leaving: bool
     level: str | None
     limits: ChannelLimits
 
@@ -556,6 +558,10 @@ class Channel(Protocol):
         except Exception:
             request.processingFailed(Failure())
 
+    def is_last(self) -> bool:
+        """Whether the answer that is being written is to be the last."""
+        return self.site.is_leaving and not self._unread
+
     def requestDone(self, request: LeanRequest) -> None:  # noqa: N802
         """`request` is answered in full."""
         self._serving = None
@@ -719,6 +725,8 @@ class Channel(Protocol):
             for value in values
         ]
         serving = self._serving
+        if serving is not None and self.is_last():
+            serving.persistent = False
         if serving is not None and not serving.persistent:
             lines.append(b"Connection: close")
         self.write(b"\r\n".join(lines) + b"\r\n\r\n")

@@ -249,7 +249,7 @@ class SharedRetries:
         # The longest that one look may take.
         self._look_seconds = POLL_SECONDS + 2 * timeout_seconds
         self._lost_at = clock.seconds()
-        self._is_lost = False
+        self._is_lost = self._was_usable = False
         self._unasked_before = 0
 
     def start(self) -> None:
@@ -259,7 +259,6 @@ class SharedRetries:
 
     def stop(self) -> Deferred[None]:
         """Fires when what was said of posts has arrived, or has had its time."""
-        self.metrics.dedupe_usable = False
         return self.pipeline.stop()
 
     def claim(self, key: _Key, received_at: float) -> Deferred[Claim | None]:
@@ -273,7 +272,7 @@ class SharedRetries:
         name = self.commands.name(key)
         claim = Claim(self, name, received_at + self._patience_seconds)
         if not self.pipeline.is_usable:
-            self.metrics.dedupe_unasked[DOWN] += 1
+            self.metrics.dedupe_unasked.add((DOWN,), 1)
             return succeed(claim)
         return claim.ask()
 
@@ -293,7 +292,7 @@ class SharedRetries:
                 self.pipeline.give_up(REFUSED, str(reply))
         elif not isinstance(reply, bytes | NoReply):
             self.pipeline.give_up(NONSENSE, NOT_REDIS)
-        self.metrics.dedupe_unasked[reason] += 1
+        self.metrics.dedupe_unasked.add((reason,), 1)
 
     def recorded(self, reply: Any) -> None:
         """What came of telling that a post was delivered."""
@@ -322,16 +321,15 @@ class SharedRetries:
             self.clock.seconds() - self._lost_at, unasked - self._unasked_before
         )
         self._unasked_before = unasked
-        self._is_lost = False
-        self.metrics.dedupe_usable = True
+        self._is_lost, self._was_usable = False, True
+        self.metrics.dedupe_connects += 1
 
     def pipeline_lost(self, why: str) -> None:
         if self._is_lost:
             return
         self._is_lost = True
-        if self.metrics.dedupe_usable:
+        if self._was_usable:
             self._lost_at = self.clock.seconds()
             self._unasked_before = sum(self.metrics.dedupe_unasked.values())
-        self.metrics.dedupe_usable = False
         self.metrics.dedupe_outages += 1
         self._events.dedupe_lost(why)

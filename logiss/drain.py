@@ -1,5 +1,6 @@
 """
-Knows whether posts may enter and when the last one has left.
+Knows whether posts may enter, whether that will end soon, and when the last one has
+left.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,22 @@ class Drain:
 
     def __init__(self) -> None:
         self._inside = 0
+        self._announced = False
         self._begun = False
         self._waiting: list[Callable[[], None]] = []
 
     @property
     def draining(self) -> bool:
         return self._begun
+
+    @property
+    def announced(self) -> bool:
+        """Whether nobody is to be sent here any more; posts may still enter."""
+        return self._announced or self._begun
+
+    def announce(self) -> None:
+        """Say that draining is about to begin."""
+        self._announced = True
 
     @property
     def inside(self) -> int:

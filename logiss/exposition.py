@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from logiss import words
 from logiss.facts import Facts
-from logiss.metrics import SECONDS_BOUNDS, Histogram, Metrics
+from logiss.metrics import SECONDS_BOUNDS, UNASKED, Histogram, Metrics
 
 #: A user is called by at most so many characters.
 LABEL_MAX = 128
@@ -534,16 +534,11 @@ def _credentials(facts: Facts) -> Iterator[Metric]:
 
 
 def _dedupe(metrics: Metrics) -> Iterator[Metric]:
-    yield _gauge(
-        "logiss_dedupe_usable",
-        "1 while the table of frame ids in Redis can be used; -1 without DEDUPE_REDIS.",
-        -1 if metrics.dedupe_usable is None else metrics.dedupe_usable,
-    )
     yield _counters(
         "logiss_dedupe_unasked_posts",
-        "Posts that were forwarded without its word, by why.",
+        "Posts forwarded without the word of the table in Redis, by why.",
         ["reason"],
-        {(reason,): count for reason, count in metrics.dedupe_unasked.items()},
+        {(reason,): metrics.dedupe_unasked.get((reason,), 0) for reason in UNASKED},
     )
     for name, about, count in (
         (
@@ -556,6 +551,7 @@ def _dedupe(metrics: Metrics) -> Iterator[Metric]:
             "Posts that were delivered, which it could not be told.",
             metrics.dedupe_unrecorded,
         ),
+        ("connects", "How often it became usable.", metrics.dedupe_connects),
         ("outages", "How often it could not be used any more.", metrics.dedupe_outages),
     ):
         yield _counter(f"logiss_dedupe_{name}", about, count)

@@ -64,6 +64,26 @@ class LinkFacts:
 
     link: Link
     waited_seconds: float
+    worker: int | None = None
+
+
+@frozen
+class WorkerFacts:
+    """
+    A worker, as its parent knows it.
+
+    @ivar state: ``starting``, ``serving``, ``leaving`` or ``fallen``.
+    @ivar since: in the clock's seconds.
+    @ivar falls: how often one of this number has ended unasked.
+    """
+
+    number: int
+    pid: int
+    state: str
+    since: float
+    falls: int
+    clients: int = 0
+    posts: int = 0
 
 
 @frozen
@@ -143,6 +163,7 @@ class Facts:
     unknown_last_refused_at: float | None
     users_more: int
     metrics: Metrics
+    workers: tuple[WorkerFacts, ...] = ()
 
     def is_recent(self, at: float | None) -> bool:
         """Whether what happened last at `at` did in the last minute."""
@@ -150,9 +171,17 @@ class Facts:
         return at is not None and abs(self.at - at) <= RECENT_SECONDS
 
 
+class IWatch(Protocol):
+    """Knows what is the case."""
+
+    def sample(self) -> Sample: ...
+
+    def facts(self) -> Facts: ...
+
+
 class Watch:
     """
-    Knows where to look.
+    Knows where to look in a process.
 
     @param collect_uses: brings the counts of credentials to `metrics`.
     @param clients: tells of the connections of clients.
@@ -249,7 +278,7 @@ class Watch:
             version=__version__,
             delivery_level=pool.delivery_level,
             delivery_timeout_seconds=self._delivery_timeout_seconds,
-            is_draining=self._drain.draining,
+            is_draining=self._drain.announced,
             are_credentials_loaded=self._credentials.is_loaded,
             refresh_overdue_seconds=self._refresh_overdue(now),
             posts_inside=self._drain.inside,

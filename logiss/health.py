@@ -95,10 +95,10 @@ class RootResource(Resource):
     def _health(self) -> Answer:
         self._metrics.health_checks += 1
         self._events.health_checked()
-        return SHUTTING_DOWN if self._drain.draining else OK
+        return SHUTTING_DOWN if self._drain.announced else OK
 
     def _ready(self) -> Answer:
-        if self._drain.draining:
+        if self._drain.announced:
             return SHUTTING_DOWN
         if not self._connected():
             return NO_BACKEND

@@ -47,6 +47,9 @@ class Journal:
     @param clock: for the end of the reactor turn and for trying again.
     @param limit_bytes: of lines that wait; ours are ASCII, others may count less
         than their bytes.
+    @param atomic_bytes: write no more than that at once, and only whole lines, so that
+        those of several processes do not mix: a pipe takes PIPE_BUF bytes or nothing
+        (pipe(7)). A longer line is left out.
     @ivar on_dropped: told how many lines were dropped, once there is room; it may
         write a line about that.
     """
@@ -56,10 +59,12 @@ class Journal:
         clock: IReactorTime,
         sink: Sink,
         limit_bytes: int = 8 * 1024 * 1024,
+        atomic_bytes: int | None = None,
     ) -> None:
         self._clock = clock
         self._sink = sink
         self._limit_bytes = limit_bytes
+        self._atomic_bytes = atomic_bytes
         self._lines: list[str] = []
         self._lines_bytes = 0
         self._rest = b""
@@ -92,7 +97,7 @@ class Journal:
             self._lines.clear()
             self._lines_bytes = 0
         try:
-            self._rest = octets[self._sink(octets) :]
+            self._rest = self._written(octets)
         except BlockingIOError:
             self._rest = octets
         except OSError as e:
@@ -102,6 +107,23 @@ class Journal:
         if self._dropped and not self._rest:
             dropped, self._dropped = self._dropped, 0
             self.on_dropped(dropped)
+
+    def _written(self, octets: bytes) -> bytes:
+        """What the sink has not taken of `octets`."""
+        if self._atomic_bytes is None:
+            return octets[self._sink(octets) :]
+        view, at, end = memoryview(octets), 0, len(octets)
+        while at < end:
+            stop = octets.rfind(b"\n", at, at + self._atomic_bytes) + 1
+            if not stop:
+                at = octets.index(b"\n", at) + 1
+                self._dropped += 1
+                continue
+            try:
+                at += self._sink(bytes(view[at:stop]))
+            except BlockingIOError:
+                break
+        return octets[at:]
 
     def _turn_ended(self) -> None:
         self._scheduled = None

@@ -77,10 +77,15 @@ class EventLog:
     Writes a line for each event that an operator is told of.
 
     @param write: takes a line without its line feed.
+    @param worker: which of several processes writes; None of one alone.
     """
 
-    def __init__(self, source: str, write: Callable[[str], None]) -> None:
+    def __init__(
+        self, source: str, write: Callable[[str], None], worker: int | None = None
+    ) -> None:
         self._prefix = f"app=log-iss source={bare_or_quoted(source)} "
+        if worker is not None:
+            self._prefix += f"worker={worker} "
         self._write = write
         self._token_pairs = _Pairs("logdrain_token")
         self._address_pairs = _Pairs("remote_addr")
@@ -115,6 +120,48 @@ class EventLog:
 
     def lines_dropped(self, count: int) -> None:
         self._line(f"count#log-iss.log.dropped={count}")
+
+    # workers, as their parent tells of them
+
+    def worker_not_started(self, number: int, why: str) -> None:
+        self._line(
+            f"count#log-iss.workers.start.error=1 number={number} message={quoted(why)}"
+        )
+
+    def worker_fallen(self, number: int, pause_seconds: float) -> None:
+        """
+        It has ended without having been told to.
+
+        @param pause_seconds: until another is started in its place.
+        """
+        self._line(
+            f"count#log-iss.workers.fallen=1 number={number}"
+            f" measure#log-iss.workers.pause.duration={seconds(pause_seconds)}"
+        )
+
+    def worker_silent(self, number: int, pid: int) -> None:
+        why = "it does not say anything any more and is killed"
+        self._line(
+            f"count#log-iss.workers.silent=1 number={number} pid={pid}"
+            f" message={quoted(why)}"
+        )
+
+    def workers_given_up(self, falls: int) -> None:
+        why = (
+            f"{falls} workers in a row have ended right behind their start, and none"
+            " serves: the process ends"
+        )
+        self._line(f"count#log-iss.workers.given-up=1 message={quoted(why)}")
+
+    def reload_done(self, generation: int, reload_seconds: float) -> None:
+        self._line(
+            f"count#log-iss.reload.success=1 generation={generation}"
+            f" measure#log-iss.reload.duration={seconds(reload_seconds)}"
+        )
+
+    def reload_refused(self, why: str) -> None:
+        """All stays as it was."""
+        self._line(f"count#log-iss.reload.error=1 message={quoted(why)}")
 
     # posts
 

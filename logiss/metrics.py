@@ -208,12 +208,11 @@ class Metrics:
     # those that did not wait any longer for another process, and deliveries it was not
     # told of.
     posts_known_elsewhere: int = 0
-    dedupe_unasked: dict[str, int] = Factory(lambda: dict.fromkeys(UNASKED, 0))
+    dedupe_unasked: CountsByName = Factory(CountsByName)
     dedupe_overtaken: int = 0
     dedupe_unrecorded: int = 0
+    dedupe_connects: int = 0
     dedupe_outages: int = 0
-    # None without such a table.
-    dedupe_usable: bool | None = None
 
     @property
     def posts_failed(self) -> int:

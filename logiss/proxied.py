@@ -33,6 +33,8 @@ TOLD_SECONDS = 1.0
 class IClients(Protocol):
     """What is behind: a factory that can say goodbye to its connections."""
 
+    def announce_end(self) -> None: ...
+
     async def say_goodbye(self, within_seconds: float) -> None: ...
 
 
@@ -178,6 +180,15 @@ class ProxiedFactory(WrappingFactory[ProxiedConnection]):
         if self._telling is not None:
             self._telling.cancel()
             self._tell()
+
+    def announce_end(self) -> None:
+        """From now on each answer is the last of its connection."""
+        self._clients.announce_end()
+
+    @property
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self.protocols)
 
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each connection behind its answer, at once where nothing has begun."""

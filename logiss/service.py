@@ -37,7 +37,7 @@ from logiss.dedupe import SharedRetries
 from logiss.descriptors import ADMIN_MAX
 from logiss.drain import Drain
 from logiss.facts import Clients as ConnectedClients
-from logiss.facts import Watch
+from logiss.facts import IWatch, Watch
 from logiss.guards import peer_address
 from logiss.health import RootResource
 from logiss.l2met import EventLog
@@ -64,6 +64,8 @@ from logiss.wire import why_no_acknowledgements
 SUM_SECONDS = 10.0
 #: How long posts are still refused, once the last one has its answer.
 LAST_POSTS_SECONDS = 0.25
+#: How often it is looked whether the last client has left.
+LEFT_POLL_SECONDS = 0.05
 #: How long clients may take to read their answers once everything is delivered.
 GOODBYE_SECONDS = 1.0
 #: How long the readers of the status page may take to read the end of it.
@@ -200,6 +202,17 @@ def _kept(settings: Settings) -> int:
     return descriptors.reserved(settings.forward_count, has_admin)
 
 
+def drain_seconds(settings: Settings) -> float:
+    """How long a drain may take, from the signal on."""
+    return (
+        settings.drain_delay_seconds
+        + settings.delivery_timeout_seconds
+        + LAST_POSTS_SECONDS
+        + GOODBYE_SECONDS
+        + ADMIN_GOODBYE_SECONDS
+    )
+
+
 def clients_max(settings: Settings) -> int:
     """How many clients may be connected, as many descriptors as there are."""
     return descriptors.clients_max(
@@ -257,7 +270,7 @@ class Admin(Service):
         self,
         reactor: IReactor,
         settings: Settings,
-        watch: Watch,
+        watch: IWatch,
         inherited: Inherited | None = None,
     ) -> None:
         # Whoever does not want it does not pay for its libraries.
@@ -317,6 +330,7 @@ class LogissService(Service):
 
     @param write: takes a log line without its line feed.
     @param listeners: listen already, in place of the ports that `settings` name.
+    @param worker: the number of this one, where several share a listening socket.
     @ivar logs: the `LogsResource`.
     @ivar forwarder: the connections to the backend.
     """
@@ -329,6 +343,7 @@ class LogissService(Service):
         settings: Settings,
         write: Callable[[str], None],
         listeners: Listeners = NO_LISTENERS,
+        worker: int | None = None,
     ) -> None:
         problems = descriptor_problems(settings)
         if problems:
@@ -336,7 +351,7 @@ class LogissService(Service):
         self._reactor = reactor
         self._settings = settings
         self._inherited = listeners.logs
-        self.events = EventLog(settings.deploy, write)
+        self.events = EventLog(settings.deploy, write, worker)
         self.metrics = Metrics()
         self.drain = Drain()
         self.forwarder = Forwarder(reactor, settings, self.events, self.metrics)
@@ -396,28 +411,52 @@ class LogissService(Service):
             )
         self._port: BoundedPort | None = None
         self._admin: Admin | None = None
+        self.watch = watch(
+            reactor,
+            settings,
+            self.logs,
+            self.forwarder,
+            self.admission,
+            self._connected,
+        )
         if settings.admin_port is not None:
-            looks = watch(
-                reactor,
-                settings,
-                self.logs,
-                self.forwarder,
-                self.admission,
-                self._connected,
-            )
-            self._admin = Admin(reactor, settings, looks, listeners.admin)
+            self._admin = Admin(reactor, settings, self.watch, listeners.admin)
         self._sums = LoopingCall(self._sum_up)
         self._sums.clock = reactor
         self._summed = (0, 0)
+        self._has_left = False
 
     def startService(self) -> None:
         """
         @raise CannotListenError: the port is taken or not allowed.
         """
         self._port = self._listen()
-        super().startService()
         self.events.started(codec.NAME, self._settings.http_channel)
         self.events.phase_reached("http", "listen", port=self.address.port)
+        self._begin()
+
+    def prepare(self) -> None:
+        """Do all that `startService` does, but do not listen before `accept`."""
+        self.events.started(codec.NAME, self._settings.http_channel)
+        self._begin()
+
+    def accept(self) -> None:
+        """
+        Take posts.
+
+        @raise CannotListenError: the port is taken or not allowed.
+        """
+        self._port = self._listen()
+        self.events.phase_reached("http", "listen", port=self.address.port)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether a post that came now could be delivered."""
+        usable = self.forwarder.pool.connected
+        return usable > 0 and self.admission.credentials.is_loaded
+
+    def _begin(self) -> None:
+        super().startService()
         if self._admin is not None:
             self._admin.startService()
             port = self._admin.address.port
@@ -431,6 +470,13 @@ class LogissService(Service):
             self._refused.start()
         if not self._settings.log_successes:
             self._sums.start(SUM_SECONDS, now=False)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many clients are connected, and how many posts have been answered."""
+        metrics = self.metrics
+        answered = metrics.posts_succeeded + metrics.posts_failed
+        return self._clients.connected, answered
 
     def _connected(self) -> ConnectedClients:
         port = self._port
@@ -457,7 +503,51 @@ class LogissService(Service):
         assert self._port is not None
         return self._port.getHost()
 
+    async def leave(self, within_seconds: float) -> None:
+        """
+        Let no further client in, and serve those who are there until they have gone:
+        the next answer of each is its last. A client that has nothing to send may stay
+        `within_seconds`; to close its connection sooner could meet its next post
+        halfway, which then had no answer. `stopService` is to follow.
+        """
+        self._has_left = True
+        await self._stop_listening()
+        self._clients.announce_end()
+        self.events.phase_reached("http", "leave", clients=self._clients.connected)
+        deadline = self._reactor.seconds() + within_seconds
+        while self._clients.connected and self._reactor.seconds() < deadline:
+            if self.drain.announced:
+                return
+            await deferLater(self._reactor, LEFT_POLL_SECONDS)
+        if not self.drain.announced:
+            await self._clients.say_goodbye(
+                GOODBYE_SECONDS + self._settings.delivery_timeout_seconds
+            )
+
+    async def end_admin(self) -> None:
+        """Close the operator's page, where it has not been closed before."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.stop()
+
+    async def _stop_listening(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            stopped = port.stopListening()
+            if stopped is not None:
+                await stopped
+
+    async def _announce_drain(self) -> None:
+        """Have load balancers look away, while posts are still taken."""
+        self.drain.announce()
+        delay_seconds = self._settings.drain_delay_seconds
+        if delay_seconds and not self._has_left:
+            self.events.phase_reached("main", "drain-delay")
+            self._clients.announce_end()
+            await deferLater(self._reactor, delay_seconds)
+
     async def _drain(self) -> None:
+        await self._announce_drain()
         deadline = self._reactor.seconds() + self._settings.delivery_timeout_seconds
         emptied: Deferred[None] = Deferred()
         self.drain.begin(lambda: emptied.callback(None))
@@ -468,23 +558,22 @@ class LogissService(Service):
         # Clients may have posted again while the last answers went out: they get
         # their 503. What lies unread when they are closed has no answer.
         await deferLater(self._reactor, LAST_POSTS_SECONDS)
-        if self._port is not None:
-            port, self._port = self._port, None
-            stopped = port.stopListening()
-            if stopped is not None:
-                await stopped
+        await self._stop_listening()
         await self._clients.say_goodbye(GOODBYE_SECONDS)
         await self.forwarder.stop(deadline)
         if self._shared is not None:
             await self._shared.stop()
-        if self._admin is not None:
-            await self._admin.stop()
+        await self.end_admin()
         if self._refused is not None:
             await self._refused.stop()
         if self._sums.running:
             self._sums.stop()
             self._sum_up()
-        self.events.phase_reached("main", "exit")
+        if self._has_left:
+            # The process may go on as the parent of others.
+            self.events.phase_reached("http", "left")
+        else:
+            self.events.phase_reached("main", "exit")
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -579,7 +668,6 @@ def shared_retries(
     """The table by which a fleet knows retried posts, if there is to be one."""
     if not settings.dedupe_redis or settings.redis_url is None:
         return None
-    metrics.dedupe_usable = False
     timeout_seconds = settings.dedupe_timeout_seconds
     endpoint = redis_endpoint(reactor, settings.redis_url, REDIS_SECONDS)
     return SharedRetries(

@@ -32,6 +32,7 @@ from logiss.variables import (
     parse_many,
     parse_networks,
     parse_on_timeout,
+    parse_pause,
     parse_pem_file,
     parse_port,
     parse_redis_url,
@@ -42,6 +43,7 @@ from logiss.variables import (
     parse_size,
     parse_size_or_nothing,
     parse_tokens,
+    parse_workers,
 )
 
 
@@ -270,6 +272,10 @@ class Settings:
     dedupe_redis: bool = _variable("DEDUPE_REDIS", parse_flag, "0")
     dedupe_timeout_seconds: float = _variable("DEDUPE_TIMEOUT", parse_seconds, "50ms")
     dedupe_prefix: str = _variable("DEDUPE_PREFIX", parse_key_prefix, "logiss:id")
+
+    drain_delay_seconds: float = _variable("DRAIN_DELAY", parse_pause, "0")
+    workers: int = _variable("WEB_CONCURRENCY", parse_workers, "1")
+    env_file: str | None = _variable("ENV_FILE", str)
 
     @property
     def delivery_level(self) -> str:

@@ -8,7 +8,7 @@ size.
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ServerFactory
@@ -74,6 +74,15 @@ class Clients(WrappingFactory[ProtocolWrapper]):
         super().__init__(site)
         self._clock = clock
 
+    def announce_end(self) -> None:
+        """From now on each answer is the last of its connection."""
+        cast(Any, self.wrappedFactory).is_leaving = True
+
+    @property
+    def connected(self) -> int:
+        """How many there are."""
+        return len(self.protocols)
+
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each when its answer is written; abort those that do not read."""
         for client in list(self.protocols):
@@ -89,6 +98,7 @@ class LogsSite(Site):
     """A `Site` that keeps bodies in memory, bounded, and writes no access log."""
 
     displayTracebacks = False
+    is_leaving = False
 
     def __init__(
         self,
@@ -132,6 +142,7 @@ class ChannelSite(ServerFactory[Channel]):
 
     noisy = False
     displayTracebacks = False
+    is_leaving = False
     _parsePOSTFormSubmission = False  # noqa: N815, twisted.web asks its site
 
     def __init__(
@@ -222,6 +233,15 @@ class ChannelSite(ServerFactory[Channel]):
 
     def log(self, request: object) -> None:
         """What is to be said of a request is in the l2met lines."""
+
+    def announce_end(self) -> None:
+        """From now on each answer is the last of its connection."""
+        self.is_leaving = True
+
+    @property
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self.channels)
 
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each connection behind its answer; abort those that do not read."""

@@ -22,7 +22,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from logiss.exposition import Exposition
-from logiss.facts import Watch
+from logiss.facts import IWatch
 from logiss.findings import lately
 from logiss.history import SAMPLE_SECONDS, History
 from logiss.plots import Gallery
@@ -219,7 +219,7 @@ class Status(Service):
     name = "status"
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, watch: Watch) -> None:
+    def __init__(self, clock: IReactorTime, watch: IWatch) -> None:
         self._watch = watch
         self._history = History()
         self._gallery = Gallery(self._history)

@@ -151,6 +151,27 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+def parse_pause(text: str) -> float:
+    """Seconds of ``0`` or of what `parse_seconds` reads."""
+    return 0.0 if re.fullmatch(r"0{1,9}s?", text) else parse_seconds(text)
+
+
+#: As many workers as there are CPUs.
+AUTO = 0
+#: More than any machine has use for.
+_WORKERS_MAX = 256
+
+
+def parse_workers(text: str) -> int:
+    if text.lower() == "auto":
+        return AUTO
+    if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= _WORKERS_MAX:
+        return int(text)
+    raise ValueError(
+        f"must be a whole number from 1 to {_WORKERS_MAX}, or auto, not {text!r}"
+    )
+
+
 _SIZE_UNITS = {"": 1, "kib": KIB, "mib": MIB, "gib": 1024 * MIB}
 
 

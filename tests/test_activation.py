@@ -51,7 +51,7 @@ class TakeOverTests(SynchronousTestCase):
     """`take_over` believes nothing that it has not looked at."""
 
     def setUp(self) -> None:
-        self.patch(activation, "_inherited", self.inherited)
+        self.patch(activation, "inherited", self.inherited)
 
     def inherited(self, descriptor: int, name: str) -> Inherited:
         return Inherited(descriptor, socket.AF_INET, 8000 + descriptor)
@@ -160,7 +160,7 @@ class InheritedTests(SynchronousTestCase):
 
     def problem(self, descriptor: int) -> str:
         with self.assertRaises(ActivationError) as raised:
-            activation._inherited(descriptor, "logs")
+            activation.inherited(descriptor, "logs")
         return str(raised.exception)
 
     def test_listening(self) -> None:
@@ -176,7 +176,7 @@ class InheritedTests(SynchronousTestCase):
                 listener.setblocking(True)
                 listener.set_inheritable(True)
                 descriptor = listener.fileno()
-                found = activation._inherited(descriptor, "logs")
+                found = activation.inherited(descriptor, "logs")
                 port = listener.getsockname()[1]
                 self.assertEqual(found, Inherited(descriptor, family, port))
                 self.assertFalse(os.get_blocking(descriptor))

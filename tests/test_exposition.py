@@ -118,7 +118,7 @@ class CompletenessTests(SynchronousTestCase):
         metrics.refused_by_user.add((b"dan",), 1021)
         metrics.add_loss(1.0, b"eve", 1031, 1033)
         metrics.delivery.observe(0.001, 1039)
-        metrics.dedupe_unasked["slow"] = 1049
+        metrics.dedupe_unasked.add(("slow",), 1049)
         values = set(read(cases.facts(metrics=metrics)).values())
         self.assertEqual(
             {1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049} - values,
@@ -127,16 +127,10 @@ class CompletenessTests(SynchronousTestCase):
         counted = set(numbered(metrics, NOT_EXPOSED)) | {
             *("posts_failed_by_code", "requests_refused_by_code", "accepted_by_stage"),
             *("refused_by_user", "losses_by_user", "delivery", "links"),
-            *("dedupe_unasked", "dedupe_usable"),
+            "dedupe_unasked",
         }
         known = counted | set(NOT_EXPOSED)
         self.assertEqual({f.name for f in fields(Metrics)} - known, set())
-
-    def test_dedupe_usable(self) -> None:
-        """Whether the shared table can be used, or is not there."""
-        for usable, value in ((None, -1), (False, 0), (True, 1)):
-            found = read(cases.facts(metrics=Metrics(dedupe_usable=usable)))
-            self.assertEqual(found["logiss_dedupe_usable", ()], value)
 
     def test_links(self) -> None:
         """Each counter of a connection is a sample, or there is a reason."""

@@ -23,18 +23,20 @@ FLOORS = (
     # 1 wires
     "journal connector tls wire receiver answers codec budget memory proxied redis uses"
     " passwords listening activation descriptors refused arrivals settings facts plots"
-    " screen foreground sources submitter fault",
+    " screen foreground sources submitter fault cpus env_file notify",
     # 2 connections
     "senders requests refresh exposition findings feeding posting progress"
-    " relp_receiver outlets pipeline",
+    " relp_receiver outlets totals intercom pipeline",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
-    " report target dedupe",
+    " report target processes takeover dedupe",
     # 4 faces
-    "web site health status preflight",
-    # 5 builder
-    "service",
-    # 6 doors
+    "web site health status preflight workers",
+    # 5 builder, and what a process has
+    "service life",
+    # 6 processes
+    "parent worker",
+    # 7 doors
     "daemon __init__ __main__ tools plugin",
 )
 FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -254,29 +254,22 @@ class AdmissionTests(SynchronousTestCase):
 class SharedRetriesTests(SynchronousTestCase):
     """The table in Redis is there when it is asked for."""
 
-    def made(self, **more: Any) -> tuple[SharedRetries | None, Metrics]:
+    def made(self, **more: Any) -> SharedRetries | None:
         reactor: Any = MemoryReactorClock()
         self.reactor = reactor
-        metrics = Metrics()
-        shared = shared_retries(
-            reactor, evolve(settings(), **more), Lines().events(), metrics
+        return shared_retries(
+            reactor, evolve(settings(), **more), Lines().events(), Metrics()
         )
-        return shared, metrics
 
     def test_off(self) -> None:
         """Not by default, nor for credentials in Redis alone."""
         for more in ({}, {"redis_url": RedisURL("192.0.2.9"), "redis_key": "users"}):
-            shared, metrics = self.made(**more)
-            self.assertIsNone(shared)
-            self.assertIsNone(metrics.dedupe_usable)
+            self.assertIsNone(self.made(**more))
 
     def test_on(self) -> None:
-        """With DEDUPE_REDIS it connects to REDIS_URL, and says that it has not yet."""
-        shared, metrics = self.made(
-            redis_url=RedisURL("192.0.2.9", 7000), dedupe_redis=True
-        )
+        """With DEDUPE_REDIS it connects to REDIS_URL."""
+        shared = self.made(redis_url=RedisURL("192.0.2.9", 7000), dedupe_redis=True)
         assert shared is not None
-        self.assertIs(metrics.dedupe_usable, False)
         shared.start()
         self.assertEqual([client[1] for client in self.reactor.tcpClients], [7000])
         self.successResultOf(shared.stop())
@@ -284,7 +277,7 @@ class SharedRetriesTests(SynchronousTestCase):
 
     def test_keeping(self) -> None:
         """Who keeps refused bodies shares the table, too."""
-        shared, _ = self.made(redis_url=RedisURL("192.0.2.9"), dedupe_redis=True)
+        shared = self.made(redis_url=RedisURL("192.0.2.9"), dedupe_redis=True)
         for refused in (None, object()):
             front = Front(self.reactor, refused=refused, shared=shared)
             self.assertIs(front.logs._shared, shared)

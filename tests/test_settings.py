@@ -254,6 +254,13 @@ class ReadTests(ReadTestCase):
         ("DEDUPE_TIMEOUT", "20ms", "dedupe_timeout_seconds", 0.02),
         ("DEDUPE_PREFIX", "a:{b}", "dedupe_prefix", "a:{b}"),
         ("DEDUPE_PREFIX", "a" * 64, "dedupe_prefix", "a" * 64),
+        ("DRAIN_DELAY", "0", "drain_delay_seconds", 0.0),
+        ("DRAIN_DELAY", "0s", "drain_delay_seconds", 0.0),
+        ("DRAIN_DELAY", "1m", "drain_delay_seconds", 60.0),
+        ("WEB_CONCURRENCY", "3", "workers", 3),
+        ("WEB_CONCURRENCY", "256", "workers", 256),
+        ("WEB_CONCURRENCY", "Auto", "workers", 0),
+        ("ENV_FILE", "/etc/logiss.env", "env_file", "/etc/logiss.env"),
         ("MAX_CONNECTIONS", "1", "max_connections", 1),
         ("MAX_CONNECTIONS", "1000000", "max_connections", 1_000_000),
         ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
@@ -401,6 +408,9 @@ class ReadTests(ReadTestCase):
         ("DEDUPE_REDIS", ["2", "redis"], "must be 1/true/yes/on"),
         ("DEDUPE_TIMEOUT", ["0", "soon"], "must be"),
         ("DEDUPE_PREFIX", ["a b", "a" * 65, "ü"], "64 printable ASCII characters"),
+        ("DRAIN_DELAY", ["-1", "soon"], "10s, 500ms or 1m"),
+        ("DRAIN_DELAY", ["25h"], "from 1ms to 24h"),
+        ("WEB_CONCURRENCY", ["0", "257", "-1", "all", "1.5"], "1 to 256, or auto"),
         (
             "TRUSTED_PROXIES",
             [

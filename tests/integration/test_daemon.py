@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from logiss.daemon import SAME_SIGNAL_SECONDS
+from logiss.life import SAME_SIGNAL_SECONDS
 from tests.front import framed, message, request, stamped
 from tests.integration.daemons import (
     BlockingClient,

@@ -1,0 +1,171 @@
+"""
+Starts the processes of workers, tells of their end, and ends those that do not.
+
+A worker is ``logiss run`` anew, from the installed package as it is then, with the
+listening socket and one end of an intercom.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from logiss.intercom import Intercom, connect
+
+#: Tells a process that it is a worker.
+WORKER = "LOGISS_WORKER"
+#: What a worker makes of an end that is no exit.
+_UNKNOWN = 255
+
+
+@frozen
+class Place:
+    """
+    What a worker is given at its start.
+
+    @ivar listener, intercom: descriptors.
+    """
+
+    number: int
+    listener: int
+    intercom: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.number}:{self.listener}:{self.intercom}"
+
+
+def place_of(text: str) -> Place | None:
+    """What `text` of the variable WORKER says; None for what no parent of ours says."""
+    numbers = text.split(":")
+    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+        return None
+    return Place(*map(int, numbers))
+
+
+class IProcess(Protocol):
+    """A process of a worker, and what is said to it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def intercom(self) -> Intercom: ...
+
+    @property
+    def descriptor(self) -> int: ...
+
+    def exit_code(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def let_go(self) -> None: ...
+
+
+class IProcesses(Protocol):
+    """Whoever starts processes."""
+
+    def start(
+        self,
+        number: int,
+        listener: int,
+        environ: Mapping[str, str],
+        on_message: Callable[[tuple[Any, ...]], None],
+        on_end: Callable[[], None],
+    ) -> IProcess: ...
+
+
+class Process:
+    """
+    A process that is a child of this one.
+
+    @ivar descriptor: of our end of the intercom.
+    """
+
+    def __init__(self, pid: int, descriptor: int, intercom: Intercom) -> None:
+        self.pid = pid
+        self.descriptor = descriptor
+        self.intercom = intercom
+        self._code: int | None = None
+
+    def exit_code(self) -> int | None:
+        """How it has ended: minus the signal when that did it; None while it lives."""
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._code = _UNKNOWN
+            else:
+                if pid:
+                    self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def kill(self) -> None:
+        if self.exit_code() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """It has ended."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class Processes:
+    """Starts them, or takes over those of the process that this one was before."""
+
+    def __init__(self, reactor: object) -> None:
+        self._reactor = reactor
+
+    def start(
+        self,
+        number: int,
+        listener: int,
+        environ: Mapping[str, str],
+        on_message: Callable[[tuple[Any, ...]], None],
+        on_end: Callable[[], None],
+    ) -> Process:
+        """
+        @raise OSError: the system has no room for another.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            place = Place(number, listener, theirs.fileno())
+            pid = _spawn({**environ, WORKER: place.text}, listener, theirs.fileno())
+        return self.take_over(pid, ours.detach(), on_message, on_end)
+
+    def take_over(
+        self,
+        pid: int,
+        descriptor: int,
+        on_message: Callable[[tuple[Any, ...]], None],
+        on_end: Callable[[], None],
+        octets: bytes = b"",
+    ) -> Process:
+        """One that is there already, with our end of its intercom."""
+        os.set_blocking(descriptor, False)
+        os.set_inheritable(descriptor, False)
+        intercom = Intercom(on_message, on_end, octets)
+        connect(self._reactor, descriptor, intercom)
+        return Process(pid, descriptor, intercom)
+
+
+def _spawn(environ: Mapping[str, str], *descriptors: int) -> int:
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "logiss", "run"],
+            environ,
+            # Ctrl-C is for the parent alone, which tells its workers what to do.
+            setpgroup=0,
+            setsigmask=(),
+        )
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)

@@ -1,0 +1,427 @@
+"""
+Shares one listening socket among processes and restarts the fallen.
+
+The parent accepts nothing. It starts as many workers as there are to be, each of which
+is a whole logiss, starts another in the place of one that has fallen, and replaces all
+of them by new ones without a client noticing: the new ones are prepared, then take
+posts, then the old ones leave.
+
+The life of a worker, by its state::
+
+    starting    is not prepared yet, or waits until all others are
+    serving     takes posts
+    leaving     lets no client in, and ends when the last has gone
+    stopping    drains
+
+Whoever ends without having been told to has fallen.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import Factory, define
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+
+from logiss.facts import Facts, IWatch, WorkerFacts
+from logiss.history import Sample
+from logiss.intercom import DIALECT
+from logiss.l2met import EventLog
+from logiss.processes import IProcess, IProcesses
+from logiss.totals import Gone, sum_facts, sum_samples
+
+#: A worker that has been there so long was no false start.
+PROVEN_SECONDS = 10.0
+#: The pause before another one is started grows from here, doubling, ...
+PAUSE_SECONDS = 0.5
+#: ... to here.
+PAUSE_SECONDS_MAX = 30.0
+#: So many false starts in a row, while no worker serves, are the end.
+FALLS_MAX = 5
+#: How long new workers may take until they could deliver a post.
+PREPARE_SECONDS = 20.0
+#: A worker of which nothing is heard for so long is ended: it would never answer.
+SILENT_SECONDS = 30
+#: How much longer than it should a worker may take to drain.
+GRACE_SECONDS = 5.0
+
+_BEAT_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+
+STARTING, SERVING, LEAVING, STOPPING = "starting", "serving", "leaving", "stopping"
+
+
+class NotRenewed(Exception):
+    """The old workers stay. Says why, on one line."""
+
+
+@define(eq=False)
+class Worker:
+    """
+    One worker, as its parent sees it.
+
+    @ivar has_spoken: it has said whether it could.
+    @ivar is_prepared: it has said that it could deliver a post.
+    @ivar quiet_beats: so often it has said nothing.
+    """
+
+    number: int
+    generation: int
+    started_at: float
+    since: float
+    state: str = STARTING
+    has_spoken: bool = False
+    is_prepared: bool = False
+    is_ended: bool = False
+    quiet_beats: int = 0
+    clients: int = 0
+    posts: int = 0
+    facts: Facts | None = None
+    sample: Sample | None = None
+    process: IProcess = Factory(lambda: None)  # type: ignore[assignment]
+
+    def enter(self, state: str, at: float) -> None:
+        self.state, self.since = state, at
+
+
+@define(eq=False)
+class Plan:
+    """
+    What a generation of workers is started with.
+
+    @ivar listener: a descriptor.
+    @ivar drain_seconds: how long one may take to drain, and @ivar leave_seconds how
+        long a client that has nothing to send may stay when it leaves.
+    """
+
+    count: int
+    listener: int
+    environ: Mapping[str, str]
+    drain_seconds: float
+    leave_seconds: float
+
+
+class Workers:
+    """
+    @param on_given_up: called when no worker can be started.
+    @ivar falls: how often workers of a number have ended unasked.
+    @ivar own: knows of what the parent itself serves, if it does.
+    @ivar own_could: whether the parent, serving by itself, could deliver a post.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        processes: IProcesses,
+        events: EventLog,
+        plan: Plan,
+        on_given_up: Callable[[], None],
+        generation: int = 0,
+        gone: Gone | None = None,
+    ) -> None:
+        self._clock = clock
+        self._processes = processes
+        self._events = events
+        self.plan = plan
+        self._on_given_up = on_given_up
+        self.generation = generation
+        self.gone = gone or Gone()
+        self.workers: list[Worker] = []
+        self.falls: dict[int, int] = {}
+        self._false_starts = 0
+        self._restarts: dict[int, IDelayedCall] = {}
+        self._is_stopping = False
+        self._has_failed = False
+        self._last_facts: Facts | None = None
+        self._beat = LoopingCall(self._beaten)
+        self._beat.clock = clock
+        self.started_at = clock.seconds()
+        self.own: IWatch | None = None
+        self.own_could = False
+
+    # what is asked from outside
+
+    def start(self) -> None:
+        """Start the first workers; each takes posts as soon as it can."""
+        self.watch()
+        for number in range(1, self.plan.count + 1):
+            self._start_worker(number)
+
+    def watch(self) -> None:
+        if not self._beat.running:
+            self._beat.start(_BEAT_SECONDS, now=False)
+
+    def adopt(self, worker: Worker, start: Callable[[Any, Any], IProcess]) -> None:
+        """
+        Take over a worker of the process that this one was before, which may not have
+        been told all that was said to it.
+        """
+        self._connect(worker, start)
+        self.workers.append(worker)
+        if worker.state == LEAVING:
+            self._have_leave(worker, self.plan.leave_seconds)
+        else:
+            self._have_accept(worker)
+
+    def own_has_gone(self, facts: Facts, sample: Sample) -> None:
+        """The parent does not serve any more."""
+        self.own = None
+        self.gone = self.gone.with_one_more(facts, sample)
+
+    def living(self, *states: str) -> list[Worker]:
+        return [w for w in self.workers if w.state in states]
+
+    async def renew(self, plan: Plan) -> None:
+        """
+        Start new workers by `plan`, and when all of them could deliver a post have the
+        old ones leave.
+
+        @raise NotRenewed: one of them could not; nothing has changed.
+        """
+        old = self.living(STARTING, SERVING)
+        before, self.plan = self.plan, plan
+        self.generation += 1
+        for call in self._restarts.values():
+            call.cancel()
+        self._restarts.clear()
+        new: list[Worker] = []
+        try:
+            for number in range(1, plan.count + 1):
+                new.append(self._begin(number))
+            await self._until_prepared(new, old)
+        except (NotRenewed, OSError) as e:
+            self.plan = before
+            self.generation -= 1
+            await self._dismiss(new)
+            if not self._is_stopping:
+                self._fill_up()
+            raise NotRenewed(str(e)) from None
+        for worker in new:
+            self._have_accept(worker)
+        for worker in old:
+            if not worker.is_ended:
+                self._have_leave(worker, before.leave_seconds)
+        self._false_starts = 0
+
+    async def stop(self) -> bool:
+        """
+        Have all workers drain.
+
+        @return: whether each of them has done so.
+        """
+        self._is_stopping = True
+        for call in self._restarts.values():
+            call.cancel()
+        self._restarts.clear()
+        now = self._clock.seconds()
+        for worker in self.workers:
+            worker.enter(STOPPING, now)
+            worker.process.intercom.say("stop")
+        deadline = now + self.plan.drain_seconds + GRACE_SECONDS
+        while self.workers and self._clock.seconds() < deadline:
+            await self._pause()
+        for worker in self.workers:
+            self._has_failed = True
+            self._events.worker_silent(worker.number, worker.process.pid)
+            worker.process.kill()
+        while self.workers:
+            await self._pause()
+        if self._beat.running:
+            self._beat.stop()
+        return not self._has_failed
+
+    def kill(self) -> None:
+        """End all of them at once."""
+        for worker in self.workers:
+            worker.process.kill()
+
+    def facts(self) -> Facts | None:
+        """What is the case with all of them; None before any has told."""
+        living = [(w.number, w.facts) for w in self.workers if w.facts is not None]
+        if self.own is not None:
+            living.append((0, self.own.facts()))
+        if living:
+            facts = sum_facts(self._clock.seconds(), living, self.gone)
+            self._last_facts = facts
+        return self._last_facts
+
+    def sample(self) -> Sample:
+        """What the counters of all are."""
+        samples = [w.sample for w in self.workers if w.sample is not None]
+        if self.own is not None:
+            samples.append(self.own.sample())
+        return sum_samples(self._clock.seconds(), samples, self.gone)
+
+    def rows(self) -> tuple[WorkerFacts, ...]:
+        return tuple(
+            WorkerFacts(
+                w.number,
+                w.process.pid,
+                w.state,
+                w.since,
+                self.falls.get(w.number, 0),
+                w.clients,
+                w.posts,
+            )
+            for w in self.workers
+        )
+
+    # starting
+
+    def _start_worker(self, number: int) -> None:
+        self._restarts.pop(number, None)
+        try:
+            worker = self._begin(number)
+        except OSError as e:
+            self._events.worker_not_started(number, e.strerror or str(e))
+            self._count_fall(number)
+            return
+        self._have_accept(worker)
+
+    def _begin(self, number: int) -> Worker:
+        now = self._clock.seconds()
+        worker = Worker(number, self.generation, now, now)
+        self._connect(
+            worker,
+            lambda on_message, on_end: self._processes.start(
+                number, self.plan.listener, self.plan.environ, on_message, on_end
+            ),
+        )
+        self.workers.append(worker)
+        pid = worker.process.pid
+        self._events.phase_reached("workers", "start", number=number, pid=pid)
+        return worker
+
+    def _connect(self, worker: Worker, start: Callable[[Any, Any], IProcess]) -> None:
+        """Give `worker` its process."""
+        worker.process = start(
+            lambda message: self._heard(worker, message), lambda: self._ended(worker)
+        )
+
+    def _have_accept(self, worker: Worker) -> None:
+        worker.process.intercom.say("accept")
+
+    def _have_leave(self, worker: Worker, within_seconds: float) -> None:
+        worker.enter(LEAVING, self._clock.seconds())
+        worker.process.intercom.say("leave", within_seconds)
+
+    async def _until_prepared(self, new: list[Worker], old: list[Worker]) -> None:
+        """Wait until the new ones are no worse than the old ones."""
+        deadline = self._clock.seconds() + PREPARE_SECONDS
+        while not all(worker.is_prepared for worker in new):
+            could = self.own_could or any(w.is_prepared and not w.is_ended for w in old)
+            if not could and all(worker.has_spoken for worker in new):
+                return
+            for worker in new:
+                if worker.is_ended:
+                    raise NotRenewed(
+                        "a new worker has ended before it could deliver; the lines"
+                        " above say why"
+                    )
+            if self._is_stopping:
+                raise NotRenewed("the process is told to stop")
+            if self._clock.seconds() >= deadline:
+                raise NotRenewed(
+                    f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
+                    " no backend connection is usable, or the credentials could not"
+                    " be read"
+                )
+            await self._pause()
+
+    async def _dismiss(self, new: list[Worker]) -> None:
+        """They have accepted nobody, so that nothing is lost with them."""
+        for worker in new:
+            worker.enter(STOPPING, self._clock.seconds())
+            worker.process.kill()
+        while any(not worker.is_ended for worker in new):
+            await self._pause()
+
+    def _pause(self) -> Deferred[None]:
+        return deferLater(self._clock, _POLL_SECONDS)
+
+    # what workers say
+
+    def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        worker.quiet_beats = 0
+        match message:
+            case ("prepared", bool(is_prepared)):
+                worker.has_spoken, worker.is_prepared = True, is_prepared
+            case ("accepts",) if worker.state == STARTING:
+                worker.enter(SERVING, self._clock.seconds())
+            case ("told", str(dialect), int(clients), int(posts), facts, sample):
+                worker.clients, worker.posts = clients, posts
+                if dialect == DIALECT:
+                    worker.facts, worker.sample = facts, sample
+
+    def _beaten(self) -> None:
+        for worker in list(self.workers):
+            if worker.is_ended or worker.process.exit_code() is not None:
+                self._reap(worker)
+                continue
+            worker.quiet_beats += 1
+            if worker.quiet_beats == SILENT_SECONDS:
+                self._events.worker_silent(worker.number, worker.process.pid)
+                worker.process.kill()
+
+    # the end of a worker
+
+    def _ended(self, worker: Worker) -> None:
+        """Its end of the intercom is closed: it ends, or has."""
+        self._clock.callLater(0, self._reap, worker)
+
+    def _reap(self, worker: Worker) -> None:
+        if worker not in self.workers:
+            return
+        code = worker.process.exit_code()
+        if code is None:
+            # It has let go of the intercom and is about to end.
+            self._clock.callLater(_POLL_SECONDS, self._reap, worker)
+            return
+        worker.is_ended = True
+        self.workers.remove(worker)
+        worker.process.let_go()
+        number, pid = worker.number, worker.process.pid
+        # Minus the signal, where a signal has ended it.
+        self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)
+        if worker.facts is not None and worker.sample is not None:
+            self.gone = self.gone.with_one_more(worker.facts, worker.sample)
+        if worker.state in (STARTING, SERVING):
+            self._fallen(worker)
+        elif code and self._is_stopping:
+            self._has_failed = True
+
+    def _fallen(self, worker: Worker) -> None:
+        if worker.generation != self.generation or self._is_stopping:
+            # New ones are on their way.
+            return
+        lived = self._clock.seconds() - worker.started_at
+        if lived >= PROVEN_SECONDS:
+            self._false_starts = 0
+        self._count_fall(worker.number)
+
+    def _count_fall(self, number: int) -> None:
+        self.falls[number] = self.falls.get(number, 0) + 1
+        self._false_starts += 1
+        if self._false_starts >= FALLS_MAX and not self._anybody_proven():
+            self._events.workers_given_up(self._false_starts)
+            self._has_failed = self._is_stopping = True
+            self._on_given_up()
+            return
+        doublings = min(max(self._false_starts - 1, 0), 10)
+        pause = min(PAUSE_SECONDS * 2.0**doublings, PAUSE_SECONDS_MAX)
+        self._events.worker_fallen(number, pause)
+        self._restarts[number] = self._clock.callLater(
+            pause, self._start_worker, number
+        )
+
+    def _anybody_proven(self) -> bool:
+        since = self._clock.seconds() - PROVEN_SECONDS
+        return any(w.started_at <= since for w in self.living(SERVING))
+
+    def _fill_up(self) -> None:
+        """Start those who fell while new ones were on their way, and stayed away."""
+        there = {worker.number for worker in self.living(STARTING, SERVING)}
+        for number in range(1, self.plan.count + 1):
+            if number not in there:
+                self._start_worker(number)
