@@ -22,7 +22,7 @@ from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.settings import VARIABLES, Settings
 from logiss.variables import MIB, RedisURL
-from tests.test_deploy import DOCKERFILE, instructions
+from tests.test_deploy import DOCKERFILE, exposed, instructions
 
 ROOT = Path(__file__).parent.parent
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -611,3 +611,10 @@ class CommandsTests(SynchronousTestCase):
                 found += 1
                 self.assertTrue((ROOT / path / "kustomization.yaml").is_file(), path)
         self.assertGreater(found, 5)
+
+    def test_expressions(self) -> None:
+        """Canaries are compared by metrics that there are."""
+        text = (ROOT / "docs" / "fleet.rst").read_text()
+        named = set(re.findall(r"\blogiss_[a-z_]+\b", text))
+        self.assertGreater(len(named), 2)
+        self.assertEqual(named - set(exposed()), set())
