@@ -25,6 +25,7 @@ from tests.integration.test_redis import tls_redis
 
 USABLE = {"count#log-iss.dedupe.usable": "1"}
 LOST = {"count#log-iss.dedupe.outage": "1"}
+CONNECTED = {"count#log-iss.forwarder.connect.success": "1"}
 PREFIX = "fleet:a"
 _NUMBERS = count(1)
 
@@ -291,3 +292,27 @@ def test_tls_and_user(tmp_path: Path) -> None:
             assert posted(daemon, 1) == (200, False)
             wait_for(lambda: redis.command("INFO", "keyspace").find(b"db3:keys=1") > 0)
             assert not daemon.logged(**LOST)
+
+
+def test_workers(redis: RedisServer, tmp_path: Path) -> None:
+    """Workers of one process know each other's posts, whichever a retry reaches."""
+    with receiving() as receiver:
+        variables = {
+            "REDIS_URL": f"redis://127.0.0.1:{redis.port}",
+            "DEDUPE_REDIS": "1",
+            "DEDUPE_TIMEOUT": "500ms",
+            "WEB_CONCURRENCY": "2",
+            "FORWARD_DEST": f"127.0.0.1:{receiver.port}",
+        }
+        with running("python", tmp_path, **variables) as daemon:
+            wait_for(lambda: len(daemon.logged(**USABLE)) == 2)
+            wait_for(lambda: len(daemon.logged(**CONNECTED)) == 8)
+            daemon.port = int(daemon.logged(ns="http", at="listen")[0]["port"])
+            answers = [posted(daemon, 1) for _ in range(20)]
+            assert answers == [(200, False)] + [(200, True)] * 19
+            wait_for(lambda: arrived(receiver, 1))
+            workers = {line["worker"] for line in daemon.logged(duplicate="1")}
+            assert len(workers) == 2
+            assert arrived(receiver, 1) == 1
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
