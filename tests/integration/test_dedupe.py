@@ -244,6 +244,7 @@ def test_outages(redis: RedisServer, tmp_path: Path) -> None:
         redis.command("FLUSHALL")
         traffic(1)
         (key,) = redis.keys()
+        wait_for(lambda: redis.command("GET", key) == b"confirmed\r\n")
         redis.command("DEL", key)
         redis.command("LPUSH", key, "oops")
         assert posted(b, sent[-1]) == (200, False)
