@@ -29,6 +29,7 @@ from logiss.history import Sample
 from logiss.intercom import DIALECT
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
+from logiss.takeover import VERSION
 from logiss.totals import Gone, sum_facts, sum_samples
 
 #: A worker that has been there so long was no false start.
@@ -63,6 +64,8 @@ class Worker:
 
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
+    @ivar takes_over: which version of what parents hand over its code understands.
+    @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar quiet_beats: so often it has said nothing.
     """
 
@@ -73,6 +76,8 @@ class Worker:
     state: str = STARTING
     has_spoken: bool = False
     is_prepared: bool = False
+    takes_over: int | None = None
+    is_on_trial: bool = True
     is_ended: bool = False
     quiet_beats: int = 0
     clients: int = 0
@@ -195,7 +200,7 @@ class Workers:
             self.generation -= 1
             await self._dismiss(new)
             if not self._is_stopping:
-                self._fill_up()
+                self.fill_up()
             raise NotRenewed(str(e)) from None
         for worker in new:
             self._have_accept(worker)
@@ -217,7 +222,10 @@ class Workers:
         now = self._clock.seconds()
         for worker in self.workers:
             worker.enter(STOPPING, now)
-            worker.process.intercom.say("stop")
+            if worker.is_on_trial:
+                worker.process.kill()
+            else:
+                worker.process.intercom.say("stop")
         deadline = now + self.plan.drain_seconds + GRACE_SECONDS
         while self.workers and self._clock.seconds() < deadline:
             await self._pause()
@@ -299,6 +307,7 @@ class Workers:
         )
 
     def _have_accept(self, worker: Worker) -> None:
+        worker.is_on_trial = False
         worker.process.intercom.say("accept")
 
     def _have_leave(self, worker: Worker, within_seconds: float) -> None:
@@ -308,18 +317,16 @@ class Workers:
     async def _until_prepared(self, new: list[Worker], old: list[Worker]) -> None:
         """Wait until the new ones are no worse than the old ones."""
         deadline = self._clock.seconds() + PREPARE_SECONDS
-        while not all(worker.is_prepared for worker in new):
+        while True:
+            if self._is_stopping:
+                raise NotRenewed("the process is told to stop")
+            for worker in new:
+                _check_new(worker)
+            if all(worker.is_prepared for worker in new):
+                return
             could = self.own_could or any(w.is_prepared and not w.is_ended for w in old)
             if not could and all(worker.has_spoken for worker in new):
                 return
-            for worker in new:
-                if worker.is_ended:
-                    raise NotRenewed(
-                        "a new worker has ended before it could deliver; the lines"
-                        " above say why"
-                    )
-            if self._is_stopping:
-                raise NotRenewed("the process is told to stop")
             if self._clock.seconds() >= deadline:
                 raise NotRenewed(
                     f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
@@ -344,6 +351,8 @@ class Workers:
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         worker.quiet_beats = 0
         match message:
+            case ("takes over", int(version)):
+                worker.takes_over = version
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
             case ("accepts",) if worker.state == STARTING:
@@ -383,6 +392,9 @@ class Workers:
         self._events.worker_ended(worker.number, worker.process.pid, code)
         if worker.facts is not None and worker.sample is not None:
             self.gone = self.gone.with_one_more(worker.facts, worker.sample)
+        if worker.is_on_trial:
+            # Whoever tries it sees that.
+            return
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
         elif code and self._is_stopping:
@@ -416,9 +428,24 @@ class Workers:
         since = self._clock.seconds() - PROVEN_SECONDS
         return any(w.started_at <= since for w in self.living(SERVING))
 
-    def _fill_up(self) -> None:
-        """Start those who fell while new ones were on their way, and stayed away."""
+    def fill_up(self) -> None:
+        """Start those who have fallen and whom nothing starts again."""
         there = {worker.number for worker in self.living(STARTING, SERVING)}
         for number in range(1, self.plan.count + 1):
-            if number not in there:
+            if number not in there and number not in self._restarts:
                 self._start_worker(number)
+
+
+def _check_new(worker: Worker) -> None:
+    """
+    @raise NotRenewed: `worker` is no use.
+    """
+    if worker.is_ended:
+        raise NotRenewed(
+            "a new worker has ended before it could deliver; the lines above say why"
+        )
+    if worker.has_spoken and worker.takes_over != VERSION:
+        raise NotRenewed(
+            "the installed version cannot take over from the one that runs; stop and"
+            " start it"
+        )
