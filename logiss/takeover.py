@@ -135,8 +135,7 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
                 _gone(gone),
             )
     raise NotUnderstood(
-        f"{TAKEOVER}: what the process was before SIGHUP is of another version; start"
-        " it anew"
+        "what it was before is written in the words of another version: start it anew"
     )
 
 

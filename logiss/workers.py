@@ -297,7 +297,8 @@ class Workers:
             ),
         )
         self.workers.append(worker)
-        self._events.worker_started(number, worker.process.pid)
+        pid = worker.process.pid
+        self._events.phase_reached("workers", "start", number=number, pid=pid)
         return worker
 
     def _connect(self, worker: Worker, start: Callable[[Any, Any], IProcess]) -> None:
@@ -389,7 +390,9 @@ class Workers:
         worker.is_ended = True
         self.workers.remove(worker)
         worker.process.let_go()
-        self._events.worker_ended(worker.number, worker.process.pid, code)
+        number, pid = worker.number, worker.process.pid
+        # Minus the signal, where a signal has ended it.
+        self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)
         if worker.facts is not None and worker.sample is not None:
             self.gone = self.gone.with_one_more(worker.facts, worker.sample)
         if worker.is_on_trial:
