@@ -83,6 +83,12 @@ class Clients(WrappingFactory[ProtocolWrapper]):
         """How many there are."""
         return len(self.protocols)
 
+    def dismiss_idle(self) -> None:
+        """Close those of which no request is under way."""
+        for client in list(self.protocols):
+            if _is_idle(cast(Any, client.wrappedProtocol)):
+                client.loseConnection()
+
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each when its answer is written; abort those that do not read."""
         for client in list(self.protocols):
@@ -92,6 +98,13 @@ class Clients(WrappingFactory[ProtocolWrapper]):
             await deferLater(self._clock, _POLL_SECONDS)
         for client in list(self.protocols):
             client.abortConnection()
+
+
+def _is_idle(channel: Any) -> bool:
+    """Whether a channel of twisted.web has nothing of a request."""
+    # It makes the request when the first line is there.
+    channel = getattr(channel, "_channel", channel)
+    return not channel.requests and not channel._buffer
 
 
 class LogsSite(Site):
@@ -171,16 +184,26 @@ class ChannelSite(ServerFactory[Channel]):
         self.makeSession, self.getSession = sessions.makeSession, sessions.getSession
         self._beat = LoopingCall(self._beaten)
         self._beat.clock = clock
+        self._is_listening = False
         self._early = {r: IReadsEarly.providedBy(r) for r in fixed.values()}
         self._tick()
 
     def startFactory(self) -> None:  # noqa: N802
-        self._beat.start(_BEAT_SECONDS)
+        self._is_listening = True
+        if not self._beat.running:
+            self._beat.start(_BEAT_SECONDS)
 
     def stopFactory(self) -> None:  # noqa: N802
-        self._beat.stop()
+        # Those who are there have their deadlines until they have gone.
+        self._is_listening = False
+        self._stop_beat_if_alone()
+
+    def _stop_beat_if_alone(self) -> None:
+        if self._beat.running and not self.channels and not self._is_listening:
+            self._beat.stop()
 
     def _beaten(self) -> None:
+        self._stop_beat_if_alone()
         # A date and an idle timeout for each connection would be timers per POST.
         self._tick()
         now = self.clock.seconds()
@@ -243,6 +266,12 @@ class ChannelSite(ServerFactory[Channel]):
         """How many connections there are."""
         return len(self.channels)
 
+    def dismiss_idle(self) -> None:
+        """Close those of which no request is under way."""
+        for channel in list(self.channels):
+            if channel.is_between_requests():
+                channel.close_when_done()
+
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each connection behind its answer; abort those that do not read."""
         for channel in list(self.channels):
@@ -252,3 +281,5 @@ class ChannelSite(ServerFactory[Channel]):
             await deferLater(self.clock, _POLL_SECONDS)
         for channel in list(self.channels):
             channel.abort()
+        if self._beat.running and not self._is_listening:
+            self._beat.stop()

@@ -44,18 +44,21 @@ class Client:
         self._port = port
         self._socket: socket.socket | None = None
 
-    def connect(self) -> None:
+    def connect(self) -> bool:
         """
         Be connected; a connection that the other end has closed is no connection.
 
+        @return: whether it is one that was made now.
         @raise OSError: as `socket.create_connection`.
         """
         if self._socket is not None and self._is_over(self._socket):
             self.close()
-        if self._socket is None:
-            address = ("127.0.0.1", self._port)
-            self._socket = socket.create_connection(address, PATIENCE_SECONDS)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._socket is not None:
+            return False
+        address = ("127.0.0.1", self._port)
+        self._socket = socket.create_connection(address, PATIENCE_SECONDS)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return True
 
     @staticmethod
     def _is_over(connection: socket.socket) -> bool:
