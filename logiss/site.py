@@ -184,26 +184,16 @@ class ChannelSite(ServerFactory[Channel]):
         self.makeSession, self.getSession = sessions.makeSession, sessions.getSession
         self._beat = LoopingCall(self._beaten)
         self._beat.clock = clock
-        self._is_listening = False
         self._early = {r: IReadsEarly.providedBy(r) for r in fixed.values()}
         self._tick()
 
     def startFactory(self) -> None:  # noqa: N802
-        self._is_listening = True
-        if not self._beat.running:
-            self._beat.start(_BEAT_SECONDS)
+        self._beat.start(_BEAT_SECONDS)
 
     def stopFactory(self) -> None:  # noqa: N802
-        # Those who are there have their deadlines until they have gone.
-        self._is_listening = False
-        self._stop_beat_if_alone()
-
-    def _stop_beat_if_alone(self) -> None:
-        if self._beat.running and not self.channels and not self._is_listening:
-            self._beat.stop()
+        self._beat.stop()
 
     def _beaten(self) -> None:
-        self._stop_beat_if_alone()
         # A date and an idle timeout for each connection would be timers per POST.
         self._tick()
         now = self.clock.seconds()
@@ -260,6 +250,10 @@ class ChannelSite(ServerFactory[Channel]):
     def announce_end(self) -> None:
         """From now on each answer is the last of its connection."""
         self.is_leaving = True
+        if not self._beat.running:
+            # Nobody is let in any more, but those who are there have their deadlines,
+            # and answers have their date, until `say_goodbye`.
+            self._beat.start(_BEAT_SECONDS)
 
     @property
     def connected(self) -> int:
@@ -281,5 +275,5 @@ class ChannelSite(ServerFactory[Channel]):
             await deferLater(self.clock, _POLL_SECONDS)
         for channel in list(self.channels):
             channel.abort()
-        if self._beat.running and not self._is_listening:
+        if self._beat.running and self.is_leaving:
             self._beat.stop()

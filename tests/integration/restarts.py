@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import define, field
 
+from logiss import workers
 from tests.faults import messages
 from tests.faults.intake import TOKEN, USER
 from tests.faults.ledger import Arrivals, Counts, Ledger
@@ -19,6 +20,8 @@ from tests.faults.load import Client, NoAnswer, Poster, request
 from tests.integration.daemons import Daemon, Receiver, wait_for
 
 RUN = "restarts"
+#: As `logiss.workers` says it.
+PREPARE_SECONDS = f"{workers.PREPARE_SECONDS:g} s"
 RELOADED = "count#log-iss.reload.success"
 REFUSED = "count#log-iss.reload.error"
 _PAUSE_SECONDS = 0.04
@@ -121,7 +124,7 @@ def restarting(*arguments: Any, **variables: Any) -> Iterator[Restarted]:
             pids = restarted.workers()
         restarted.daemon.stop()
         # Without their parent they end by themselves.
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        wait_for(lambda: not any(map(is_alive, pids)))
 
 
 @define(eq=False)
@@ -208,3 +211,12 @@ def post_on(client: Client, number: int = 0) -> tuple[int, str]:
 def arrived(receiver: Receiver) -> int:
     """How many messages of ours have arrived."""
     return sum(messages.read(frame)[0] == RUN for frame in receiver.frames)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process; one that nobody has asked for its end is not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
