@@ -68,6 +68,6 @@ def _quotient(quota: str, period: str) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")
     except OSError:
         return ""

@@ -159,8 +159,13 @@ class EventLog:
             f" measure#log-iss.workers.pause.duration={seconds(pause_seconds)}"
         )
 
-    def worker_silent(self, number: int, pid: int) -> None:
+    def worker_silent(self, number: int, pid: int, is_late: bool = False) -> None:
+        """
+        @param is_late: it was told to end and has not, for too long.
+        """
         why = "it does not say anything any more and is killed"
+        if is_late:
+            why = "it has not ended in time and is killed"
         self._line(
             f"count#log-iss.workers.silent=1 number={number} pid={pid}"
             f" message={quoted(why)}"
