@@ -22,6 +22,7 @@ from logiss.life import Life, TwistedEvents
 from logiss.processes import Place
 from logiss.service import LogissService
 from logiss.settings import Settings
+from logiss.takeover import VERSION
 
 #: How long the parent may take to hear the end of it.
 LAST_WORDS_SECONDS = 1.0
@@ -169,10 +170,15 @@ class WorkerProcess(Life):
         self._logiss.logs.budget.on_given_back = memory.give_back_freed
         self._logiss.prepare()
         is_watched = self._settings.admin_port is not None
+        if is_watched:
+            # The parent, about to take the same code, would find out too late that
+            # this is missing or broken.
+            import logiss.status  # noqa: F401
         watch = self._logiss.watch if is_watched else None
         self._obedience = Obedience(self.reactor, self._logiss, watch, self.stop)
         connect(self.reactor, place.intercom, self._obedience.intercom)
         os.close(place.intercom)
+        self._obedience.intercom.say("takes over", VERSION)
         self._obedience.start()
         return self._logiss.events
 

@@ -29,6 +29,7 @@ from logiss.history import Sample
 from logiss.intercom import DIALECT, read
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
+from logiss.takeover import VERSION
 from logiss.totals import Gone, sum_facts, sum_samples
 
 #: A worker that has been there so long was no false start.
@@ -64,6 +65,8 @@ class Worker:
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
     @ivar has_accepted: it has said that it takes posts: there may be some to lose.
+    @ivar takes_over: which version of what parents hand over its code understands.
+    @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar quiet_beats: so often it has said nothing.
     """
 
@@ -75,6 +78,8 @@ class Worker:
     has_spoken: bool = False
     is_prepared: bool = False
     has_accepted: bool = False
+    takes_over: int | None = None
+    is_on_trial: bool = True
     is_ended: bool = False
     quiet_beats: int = 0
     clients: int = 0
@@ -161,6 +166,7 @@ class Workers:
         Take over a worker of the process that this one was before, which may not have
         been told all that was said to it.
         """
+        worker.has_accepted = True
         self._connect(worker, start)
         self.workers.append(worker)
         if worker.state == LEAVING:
@@ -169,10 +175,10 @@ class Workers:
             self._have_accept(worker)
 
     def fill_up(self) -> None:
-        """Start those that are missing, for they fell before they were taken over."""
+        """Start those who have fallen and whom nothing starts again."""
         there = {worker.number for worker in self.living(STARTING, SERVING)}
         for number in range(1, self.plan.count + 1):
-            if number not in there:
+            if number not in there and number not in self._restarts:
                 self._start_worker(number)
 
     def own_has_gone(self, facts: Facts, sample: Sample) -> None:
@@ -217,7 +223,10 @@ class Workers:
         self._forget_restarts()
         for worker in self.workers:
             worker.enter(STOPPING, self._clock.seconds())
-            worker.process.intercom.say("stop")
+            if worker.is_on_trial:
+                worker.process.kill()
+            else:
+                worker.process.intercom.say("stop")
         await self._until_ended(self.plan.drain_seconds + GRACE_SECONDS)
         for worker in self.workers:
             self._has_failed = True
@@ -302,6 +311,7 @@ class Workers:
         )
 
     def _have_accept(self, worker: Worker) -> None:
+        worker.is_on_trial = False
         worker.process.intercom.say("accept")
 
     def _have_leave(self, worker: Worker, within_seconds: float) -> None:
@@ -323,11 +333,8 @@ class Workers:
     def _are_no_worse(self, new: list[Worker]) -> bool:
         if self._is_stopping:
             raise NotRenewed("the process is told to stop")
-        if any(worker.is_ended for worker in new):
-            raise NotRenewed(
-                "a new worker has ended before it could deliver; the lines above say"
-                " why"
-            )
+        for worker in new:
+            _check_new(worker)
         if all(worker.is_prepared for worker in new):
             return True
         old = (w for w in self.living(STARTING, SERVING) if w not in new)
@@ -350,6 +357,8 @@ class Workers:
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         worker.quiet_beats = 0
         match message:
+            case ("takes over", int(version)):
+                worker.takes_over = version
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
             case ("accepts",):
@@ -393,6 +402,9 @@ class Workers:
         self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)
         if worker.facts is not None and worker.sample is not None:
             self.gone = self.gone.with_one_more(worker.facts, worker.sample)
+        if worker.is_on_trial:
+            # Whoever tries it sees that.
+            return
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
         elif code and self._is_stopping and worker.has_accepted:
@@ -442,3 +454,18 @@ class Workers:
 def pause_seconds(tries: int) -> float:
     """The pause behind so many false starts in a row, 1 at least."""
     return min(PAUSE_SECONDS * 2.0 ** min(tries - 1, 10), PAUSE_SECONDS_MAX)
+
+
+def _check_new(worker: Worker) -> None:
+    """
+    @raise NotRenewed: `worker` is no use.
+    """
+    if worker.is_ended:
+        raise NotRenewed(
+            "a new worker has ended before it could deliver; the lines above say why"
+        )
+    if worker.has_spoken and worker.takes_over != VERSION:
+        raise NotRenewed(
+            "the installed version cannot take over from the one that runs; stop and"
+            " start it"
+        )
