@@ -6,12 +6,13 @@ it knows.
 import os
 import select
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.python import log
 
 from logiss import memory
 from logiss.activation import Listeners, inherited
@@ -27,7 +28,6 @@ from logiss.takeover import VERSION
 #: How long the parent may take to hear the end of it.
 LAST_WORDS_SECONDS = 1.0
 
-T = TypeVar("T")
 _BEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 
@@ -115,7 +115,8 @@ class Obedience:
             case ("leave", float(within_seconds)) if not self._leaves:
                 self._leaves = True
                 left = Deferred.fromCoroutine(self._logiss.leave(within_seconds))
-                left.addBoth(self._left)
+                left.addErrback(lambda reason: log.err(reason))
+                left.addCallback(lambda _: self._stop("leave"))
             case ("stop",):
                 self._stop("stop")
 
@@ -128,10 +129,6 @@ class Obedience:
         # Who says it again may not have heard whether posts can be delivered.
         self._was_prepared = None
         self.intercom.say("accepts")
-
-    def _left(self, result: T) -> T:
-        self._stop("leave")
-        return result
 
     def _orphaned(self) -> None:
         """The parent is gone: without it nobody could end us, or start another."""
