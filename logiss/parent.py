@@ -28,7 +28,7 @@ from logiss.l2met import EventLog
 from logiss.life import Life, TwistedEvents, to_stderr
 from logiss.metrics import Metrics
 from logiss.notify import Supervisor
-from logiss.processes import Processes
+from logiss.processes import LOGISS_RUN, Processes, this_command
 from logiss.service import Admin, LogissService, drain_seconds
 from logiss.settings import Settings, SettingsError
 from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep
@@ -215,9 +215,10 @@ class Parent(Life):
 
     def _be_parent(self) -> Workers:
         before = self._before
+        self.journal.share()
         self._workers = workers = Workers(
             self.reactor,
-            Processes(self.reactor),
+            self._processes(),
             self._events,
             self._plan(self._configuration, self._sockets),
             self._given_up,
@@ -230,6 +231,11 @@ class Parent(Life):
         self._events.phase_reached("workers", "listen", port=port)
         return workers
 
+    def _processes(self) -> Processes:
+        # The same goes for a worker as for this process.
+        command = this_command() if self._may_execute else LOGISS_RUN
+        return Processes(self.reactor, command)
+
     def _open_admin(self) -> None:
         socket = self._sockets.admin
         if socket is None or self._workers is None:
@@ -241,7 +247,7 @@ class Parent(Life):
 
     def _take_over(self, before: Takeover) -> None:
         assert self._workers is not None
-        processes = Processes(self.reactor)
+        processes = self._processes()
         for each in before.workers:
             worker = Worker(
                 each.number,
@@ -328,10 +334,13 @@ class Parent(Life):
         plan = self._plan(configuration, sockets)
         workers = self._workers
         if workers is None:
+            assert self._logiss is not None
+            self.journal.share()
+            await self.lines_written()
             # Until these serve there is nobody but this process.
             workers = Workers(
                 self.reactor,
-                Processes(self.reactor),
+                self._processes(),
                 self._events,
                 evolve(plan, count=0),
                 self._given_up,

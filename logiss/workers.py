@@ -26,7 +26,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from logiss.facts import Facts, IWatch, WorkerFacts
 from logiss.history import Sample
-from logiss.intercom import DIALECT
+from logiss.intercom import DIALECT, read
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
 from logiss.takeover import VERSION
@@ -38,13 +38,13 @@ PROVEN_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
 #: ... to here.
 PAUSE_SECONDS_MAX = 30.0
-#: So many false starts in a row, while no worker serves, are the end.
+#: So many false starts of each in a row, while none serves for long, are the end.
 FALLS_MAX = 5
 #: How long new workers may take until they could deliver a post.
 PREPARE_SECONDS = 20.0
 #: A worker of which nothing is heard for so long is ended: it would never answer.
 SILENT_SECONDS = 30
-#: How much longer than it should a worker may take to drain.
+#: How much longer than it should a worker may take to drain, or to die.
 GRACE_SECONDS = 5.0
 
 _BEAT_SECONDS = 1.0
@@ -64,6 +64,7 @@ class Worker:
 
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
+    @ivar has_accepted: it has said that it takes posts: there may be some to lose.
     @ivar understands: which version of what parents hand over its code understands.
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar quiet_beats: so often it has said nothing.
@@ -76,6 +77,7 @@ class Worker:
     state: str = STARTING
     has_spoken: bool = False
     is_prepared: bool = False
+    has_accepted: bool = False
     understands: int | None = None
     is_on_trial: bool = True
     is_ended: bool = False
@@ -134,7 +136,9 @@ class Workers:
         self.gone = gone or Gone()
         self.workers: list[Worker] = []
         self.falls: dict[int, int] = {}
-        self._false_starts = 0
+        self._false_starts: dict[int, int] = {}
+        # Of all, since one has served for long.
+        self._false_starts_in_a_row = 0
         self._restarts: dict[int, IDelayedCall] = {}
         self._is_stopping = False
         self._has_failed = False
@@ -162,12 +166,20 @@ class Workers:
         Take over a worker of the process that this one was before, which may not have
         been told all that was said to it.
         """
+        worker.has_accepted = True
         self._connect(worker, start)
         self.workers.append(worker)
         if worker.state == LEAVING:
             self._have_leave(worker, self.plan.leave_seconds)
         else:
             self._have_accept(worker)
+
+    def fill_up(self) -> None:
+        """Start those who have fallen and whom nothing starts again."""
+        there = {worker.number for worker in self.living(STARTING, SERVING)}
+        for number in range(1, self.plan.count + 1):
+            if number not in there and number not in self._restarts:
+                self._start_worker(number)
 
     def own_has_gone(self, facts: Facts, sample: Sample) -> None:
         """The parent does not serve any more."""
@@ -184,30 +196,22 @@ class Workers:
 
         @raise NotRenewed: one of them could not; nothing has changed.
         """
-        old = self.living(STARTING, SERVING)
-        before, self.plan = self.plan, plan
-        self.generation += 1
-        for call in self._restarts.values():
-            call.cancel()
-        self._restarts.clear()
+        generation = self.generation + 1
         new: list[Worker] = []
         try:
             for number in range(1, plan.count + 1):
-                new.append(self._begin(number))
-            await self._until_prepared(new, old)
+                new.append(self._begin(number, plan, generation))
+            await self._until_prepared(new)
         except (NotRenewed, OSError) as e:
-            self.plan = before
-            self.generation -= 1
             await self._dismiss(new)
-            if not self._is_stopping:
-                self.fill_up()
             raise NotRenewed(str(e)) from None
-        for worker in new:
-            self._have_accept(worker)
-        for worker in old:
-            if not worker.is_ended:
+        self._forget_restarts()
+        before, self.plan, self.generation = self.plan, plan, generation
+        for worker in self.living(STARTING, SERVING):
+            if worker.generation == generation:
+                self._have_accept(worker)
+            else:
                 self._have_leave(worker, before.leave_seconds)
-        self._false_starts = 0
 
     async def stop(self) -> bool:
         """
@@ -216,28 +220,27 @@ class Workers:
         @return: whether each of them has done so.
         """
         self._is_stopping = True
-        for call in self._restarts.values():
-            call.cancel()
-        self._restarts.clear()
-        now = self._clock.seconds()
+        self._forget_restarts()
         for worker in self.workers:
-            worker.enter(STOPPING, now)
+            worker.enter(STOPPING, self._clock.seconds())
             if worker.is_on_trial:
                 worker.process.kill()
             else:
                 worker.process.intercom.say("stop")
-        deadline = now + self.plan.drain_seconds + GRACE_SECONDS
-        while self.workers and self._clock.seconds() < deadline:
-            await self._pause()
+        await self._until_ended(self.plan.drain_seconds + GRACE_SECONDS)
         for worker in self.workers:
             self._has_failed = True
-            self._events.worker_silent(worker.number, worker.process.pid)
+            self._events.worker_silent(worker.number, worker.process.pid, True)
             worker.process.kill()
-        while self.workers:
-            await self._pause()
+        await self._until_ended(GRACE_SECONDS)
         if self._beat.running:
             self._beat.stop()
         return not self._has_failed
+
+    async def _until_ended(self, within_seconds: float) -> None:
+        deadline = self._clock.seconds() + within_seconds
+        while self.workers and self._clock.seconds() < deadline:
+            await self._pause()
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -280,20 +283,20 @@ class Workers:
     def _start_worker(self, number: int) -> None:
         self._restarts.pop(number, None)
         try:
-            worker = self._begin(number)
+            worker = self._begin(number, self.plan, self.generation)
         except OSError as e:
             self._events.worker_not_started(number, e.strerror or str(e))
             self._count_fall(number)
             return
         self._have_accept(worker)
 
-    def _begin(self, number: int) -> Worker:
+    def _begin(self, number: int, plan: Plan, generation: int) -> Worker:
         now = self._clock.seconds()
-        worker = Worker(number, self.generation, now, now)
+        worker = Worker(number, generation, now, now)
         self._connect(
             worker,
             lambda on_message, on_end: self._processes.start(
-                number, self.plan.listener, self.plan.environ, on_message, on_end
+                number, plan.listener, plan.environ, on_message, on_end
             ),
         )
         self.workers.append(worker)
@@ -315,19 +318,10 @@ class Workers:
         worker.enter(LEAVING, self._clock.seconds())
         worker.process.intercom.say("leave", within_seconds)
 
-    async def _until_prepared(self, new: list[Worker], old: list[Worker]) -> None:
+    async def _until_prepared(self, new: list[Worker]) -> None:
         """Wait until the new ones are no worse than the old ones."""
         deadline = self._clock.seconds() + PREPARE_SECONDS
-        while True:
-            if self._is_stopping:
-                raise NotRenewed("the process is told to stop")
-            for worker in new:
-                _check_new(worker)
-            if all(worker.is_prepared for worker in new):
-                return
-            could = self.own_could or any(w.is_prepared and not w.is_ended for w in old)
-            if not could and all(worker.has_spoken for worker in new):
-                return
+        while not self._are_no_worse(new):
             if self._clock.seconds() >= deadline:
                 raise NotRenewed(
                     f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
@@ -335,6 +329,17 @@ class Workers:
                     " be read"
                 )
             await self._pause()
+
+    def _are_no_worse(self, new: list[Worker]) -> bool:
+        if self._is_stopping:
+            raise NotRenewed("the process is told to stop")
+        for worker in new:
+            _check_new(worker)
+        if all(worker.is_prepared for worker in new):
+            return True
+        old = (w for w in self.living(STARTING, SERVING) if w not in new)
+        could = self.own_could or any(worker.is_prepared for worker in old)
+        return not could and all(worker.has_spoken for worker in new)
 
     async def _dismiss(self, new: list[Worker]) -> None:
         """They have accepted nobody, so that nothing is lost with them."""
@@ -356,20 +361,22 @@ class Workers:
                 worker.understands = version
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
-            case ("accepts",) if worker.state == STARTING:
-                worker.enter(SERVING, self._clock.seconds())
-            case ("told", str(dialect), int(clients), int(posts), facts, sample):
+            case ("accepts",):
+                worker.has_accepted = True
+                if worker.state == STARTING:
+                    worker.enter(SERVING, self._clock.seconds())
+            case ("told", str(dialect), int(clients), int(posts), bytes(more)):
                 worker.clients, worker.posts = clients, posts
-                if dialect == DIALECT:
-                    worker.facts, worker.sample = facts, sample
+                if more and dialect == DIALECT:
+                    worker.facts, worker.sample = read(more)
 
     def _beaten(self) -> None:
         for worker in list(self.workers):
-            if worker.is_ended or worker.process.exit_code() is not None:
-                self._reap(worker)
-                continue
             worker.quiet_beats += 1
-            if worker.quiet_beats == SILENT_SECONDS:
+            if worker.quiet_beats > 1 and worker.process.exit_code() is not None:
+                # Its last words have been heard by now.
+                self._reap(worker)
+            elif worker.quiet_beats == SILENT_SECONDS:
                 self._events.worker_silent(worker.number, worker.process.pid)
                 worker.process.kill()
 
@@ -400,43 +407,53 @@ class Workers:
             return
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
-        elif code and self._is_stopping:
+        elif code and self._is_stopping and worker.has_accepted:
             self._has_failed = True
 
     def _fallen(self, worker: Worker) -> None:
         if worker.generation != self.generation or self._is_stopping:
-            # New ones are on their way.
+            # It was only tried, or is not needed any more.
             return
         lived = self._clock.seconds() - worker.started_at
         if lived >= PROVEN_SECONDS:
-            self._false_starts = 0
+            self._false_starts[worker.number] = self._false_starts_in_a_row = 0
         self._count_fall(worker.number)
 
     def _count_fall(self, number: int) -> None:
         self.falls[number] = self.falls.get(number, 0) + 1
-        self._false_starts += 1
-        if self._false_starts >= FALLS_MAX and not self._anybody_proven():
-            self._events.workers_given_up(self._false_starts)
-            self._has_failed = self._is_stopping = True
-            self._on_given_up()
+        tries = self._false_starts[number] = self._false_starts.get(number, 0) + 1
+        if self._anybody_proven():
+            self._false_starts_in_a_row = 0
+        else:
+            self._false_starts_in_a_row += 1
+        if self._false_starts_in_a_row >= FALLS_MAX * self.plan.count:
+            self._give_up()
             return
-        doublings = min(max(self._false_starts - 1, 0), 10)
-        pause = min(PAUSE_SECONDS * 2.0**doublings, PAUSE_SECONDS_MAX)
+        pause = pause_seconds(tries)
         self._events.worker_fallen(number, pause)
         self._restarts[number] = self._clock.callLater(
             pause, self._start_worker, number
         )
 
+    def _give_up(self) -> None:
+        self._events.workers_given_up(self._false_starts_in_a_row)
+        self._has_failed = self._is_stopping = True
+        self._forget_restarts()
+        self._on_given_up()
+
+    def _forget_restarts(self) -> None:
+        for call in self._restarts.values():
+            call.cancel()
+        self._restarts.clear()
+
     def _anybody_proven(self) -> bool:
         since = self._clock.seconds() - PROVEN_SECONDS
         return any(w.started_at <= since for w in self.living(SERVING))
 
-    def fill_up(self) -> None:
-        """Start those who have fallen and whom nothing starts again."""
-        there = {worker.number for worker in self.living(STARTING, SERVING)}
-        for number in range(1, self.plan.count + 1):
-            if number not in there and number not in self._restarts:
-                self._start_worker(number)
+
+def pause_seconds(tries: int) -> float:
+    """The pause behind so many false starts in a row, 1 at least."""
+    return min(PAUSE_SECONDS * 2.0 ** min(tries - 1, 10), PAUSE_SECONDS_MAX)
 
 
 def _check_new(worker: Worker) -> None:
