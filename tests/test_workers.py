@@ -713,7 +713,7 @@ class AdoptTests(WorkersCase):
         started: list[FakeProcess] = []
 
         def take_over(*told: Any) -> FakeProcess:
-            started.append(FakeProcess(50 + number, Started(number, 7, {}, *told)))
+            started.append(FakeProcess(50 + number, Started(number, 7, 8, {}, *told)))
             return started[-1]
 
         self.workers.adopt(worker, take_over)
