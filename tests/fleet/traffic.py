@@ -77,6 +77,28 @@ class Outcome:
     def failed(self) -> int:
         return sum(n for code, n in self.answers.items() if code and code >= 500)
 
+    def problems(self, is_quiet: bool) -> list[str]:
+        """
+        What must not be, whatever was done.
+
+        @param is_quiet: nobody may have noticed it: each post was answered 200 at its
+            first try, over connections that have stayed, and has arrived once.
+        """
+        never = {
+            "no post was answered 200": int(not self.answers[200]),
+            "messages answered 200 and lost": self.lost,
+            "messages altered": self.altered,
+        }
+        if is_quiet:
+            never |= {
+                "posts not answered 200": self.tries - self.answers[200],
+                "connections refused": self.refused,
+                "connections broken": self.broken,
+                "posts that HAProxy tried again": self.tried_again,
+                "messages arrived again": self.again,
+            }
+        return [f"{count} {what}" for what, count in never.items() if count]
+
 
 class _Connection(Client):
     """

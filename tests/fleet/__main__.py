@@ -1,0 +1,128 @@
+"""
+Restarts, kills, halts and renews instances behind a HAProxy under load, and says what
+became of every message. It takes some five minutes.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import NoReturn
+
+from attrs import frozen
+
+from tests.fleet import rounds
+from tests.fleet.balancer import (
+    NO_SECOND_DELIVERY,
+    SERVERS,
+    Missing,
+    deployed,
+    unseen_seconds,
+)
+from tests.fleet.rounds import Fleet, running
+from tests.fleet.traffic import Outcome, Shape
+
+#: As haproxy.cfg says.
+VARIABLES = {"DRAIN_DELAY": "7", "DELIVERY_TIMEOUT": "4.5"}
+_SHAPE = Shape(keeping=24, connecting=4, pause_seconds=0.1)
+#: Nobody waits between posts, so that an instance has some when it is killed.
+_BUSY = Shape(keeping=24, connecting=4, pause_seconds=0.01)
+
+
+@frozen
+class Round:
+    """
+    @ivar is_quiet: whether nobody may notice it.
+    @ivar changes: of haproxy.cfg.
+    """
+
+    name: str
+    play: Callable[[Fleet], Outcome]
+    is_quiet: bool
+    shape: Shape = _SHAPE
+    changes: Mapping[str, str] = {}
+
+
+ROUNDS = (
+    Round("rolling restart, 3 times", lambda f: rounds.rolling(f, 3), True),
+    Round("SIGHUP to all at once", rounds.renew, True),
+    Round(
+        "SIGKILL of each in turn",
+        lambda f: rounds.kill(f, servers=SERVERS),
+        False,
+        _BUSY,
+    ),
+    Round(
+        "the same without ``empty-response``",
+        lambda f: rounds.kill(f, servers=SERVERS),
+        False,
+        _BUSY,
+        NO_SECOND_DELIVERY,
+    ),
+    Round("SIGSTOP of one, then SIGCONT", rounds.halt, False),
+)
+
+_COLUMNS: tuple[tuple[str, Callable[[Outcome], object]], ...] = (
+    ("posts", lambda o: o.tries),
+    ("200", lambda o: o.answers[200]),
+    ("5xx", lambda o: o.failed),
+    ("no answer", lambda o: o.answers[None]),
+    ("refused", lambda o: o.refused),
+    ("tried again", lambda o: o.tried_again),
+    ("given up", lambda o: o.given_up),
+    ("messages", lambda o: o.messages),
+    ("lost", lambda o: o.lost),
+    ("twice", lambda o: o.again),
+    ("slowest", lambda o: f"{o.slowest_seconds:.2f} s"),
+)
+_NAME_WIDTH = 36
+
+
+def heading() -> str:
+    rule = "  ".join(["=" * _NAME_WIDTH, *("=" * 11 for _ in _COLUMNS)])
+    names = [f"{name:11}" for name, _ in _COLUMNS]
+    return "\n".join([rule, "  ".join(["round".ljust(_NAME_WIDTH), *names]), rule])
+
+
+def line(name: str, outcome: Outcome) -> str:
+    cells = [f"{value(outcome)!s:11}" for _, value in _COLUMNS]
+    return "  ".join([name.ljust(_NAME_WIDTH), *cells])
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fleet", description=__doc__.strip()
+    )
+    parser.add_argument("--only", metavar="WORD", default="", help="in a round's name")
+    options = parser.parse_args()
+    # Told to end, it ends what it has started, like after an interrupt.
+    signal.signal(signal.SIGTERM, _interrupted)
+    needed = unseen_seconds(deployed())
+    assert float(VARIABLES["DRAIN_DELAY"]) > needed, needed
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores")
+    print(heading(), flush=True)
+    problems = []
+    for one in ROUNDS:
+        if options.only not in one.name:
+            continue
+        with running(VARIABLES, one.changes, one.shape) as fleet:
+            outcome = one.play(fleet)
+        print(line(one.name, outcome), flush=True)
+        problems += [f"{one.name}: {why}" for why in outcome.problems(one.is_quiet)]
+    for problem in problems:
+        print(f"fleet: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Missing as e:
+        sys.exit(f"fleet: {e}")
