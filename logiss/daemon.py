@@ -133,7 +133,7 @@ def makeService(options: Options) -> Service:
 def _worker(reactor: Any, text: str, options: Options) -> Service:
     place = place_of(text)
     if place is None:
-        exit_with([f"{WORKER}: is not for you to set; unset it"])
+        exit_with(["LOGISS_WORKER: is not for you to set; unset it"])
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         settings = settings_room.read(os.environ)

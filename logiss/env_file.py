@@ -33,17 +33,17 @@ def _read(path: str) -> dict[str, str]:
             octets = file.read(FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or str(e)
-        raise EnvFileError(f"{ENV_FILE}: cannot read {path!r}: {why}") from None
+        raise EnvFileError(f"ENV_FILE: cannot read {path!r}: {why}") from None
     if len(octets) > FILE_BYTES_MAX:
         raise EnvFileError(
-            f"{ENV_FILE}: {path!r} has more than {FILE_BYTES_MAX} bytes; name a file of"
+            f"ENV_FILE: {path!r} has more than {FILE_BYTES_MAX} bytes; name a file of"
             " NAME=value lines"
         )
     try:
         return _variables(path, octets.decode())
     except UnicodeDecodeError:
         raise EnvFileError(
-            f"{ENV_FILE}: {path!r} must be UTF-8 text; take the odd bytes out"
+            f"ENV_FILE: {path!r} must be UTF-8 text; take the odd bytes out"
         ) from None
 
 
@@ -58,7 +58,7 @@ def _variables(path: str, text: str) -> dict[str, str]:
             # It begins with the empty lines in front of it.
             line += len(string) - len(string.lstrip("\n"))
             raise EnvFileError(
-                f"{ENV_FILE}: line {line} of {path!r} is no NAME=value; mend it, or"
+                f"ENV_FILE: line {line} of {path!r} is no NAME=value; mend it, or"
                 " put a # in front of a comment"
             )
         if binding.key is not None and binding.value is not None:

@@ -123,19 +123,10 @@ class EventLog:
 
     # workers, as their parent tells of them
 
-    def worker_started(self, number: int, pid: int) -> None:
-        self._line(f"ns=workers at=start number={number} pid={pid}")
-
     def worker_not_started(self, number: int, why: str) -> None:
         self._line(
             f"count#log-iss.workers.start.error=1 number={number} message={quoted(why)}"
         )
-
-    def worker_ended(self, number: int, pid: int, code: int) -> None:
-        """
-        @param code: minus the signal where a signal has ended it.
-        """
-        self._line(f"ns=workers at=exit number={number} pid={pid} code={code}")
 
     def worker_fallen(self, number: int, pause_seconds: float) -> None:
         """
@@ -161,9 +152,6 @@ class EventLog:
             " serves: the process ends"
         )
         self._line(f"count#log-iss.workers.given-up=1 message={quoted(why)}")
-
-    def reload_begun(self) -> None:
-        self._line("ns=main at=reload")
 
     def reload_done(self, generation: int, reload_seconds: float) -> None:
         self._line(

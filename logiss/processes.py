@@ -27,22 +27,23 @@ class Place:
     """
     What a worker is given at its start.
 
-    @ivar listener, intercom: descriptors.
+    @ivar listener, intercom: descriptors, as is that of its table of @ivar shares.
     """
 
     number: int
     listener: int
+    shares: int
     intercom: int
 
     @property
     def text(self) -> str:
-        return f"{self.number}:{self.listener}:{self.intercom}"
+        return f"{self.number}:{self.listener}:{self.shares}:{self.intercom}"
 
 
 def place_of(text: str) -> Place | None:
     """What `text` of the variable WORKER says; None for what no parent of ours says."""
     numbers = text.split(":")
-    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+    if len(numbers) != 4 or not all(n.isascii() and n.isdigit() for n in numbers):
         return None
     return Place(*map(int, numbers))
 
@@ -73,6 +74,7 @@ class IProcesses(Protocol):
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
@@ -125,6 +127,7 @@ class Processes:
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
@@ -134,8 +137,10 @@ class Processes:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            place = Place(number, listener, theirs.fileno())
-            pid = _spawn({**environ, WORKER: place.text}, listener, theirs.fileno())
+            place = Place(number, listener, shares, theirs.fileno())
+            pid = _spawn(
+                {**environ, WORKER: place.text}, listener, shares, theirs.fileno()
+            )
         return self.take_over(pid, ours.detach(), on_message, on_end)
 
     def take_over(

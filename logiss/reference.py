@@ -121,6 +121,52 @@ machine``.
 """,
     ),
     Entry(
+        "WEB_CONCURRENCY",
+        "Instance",
+        "how many processes serve; ``auto``: as many as there are CPUs",
+        """
+How many processes serve the port: each is a whole logiss, with ``FORWARD_COUNT``
+connections of its own to the backend, and a parent keeps them. ``auto`` is as many as
+there are CPUs that the process may use, by its affinity and its control groups. What
+has a limit has it in each of them: ``MAX_CONNECTIONS``, ``MAX_INFLIGHT_BYTES``. Heroku
+and others set it by the size of the machine. Not in log-iss.
+""",
+        type="number from 1 to 256, or ``auto``",
+        examples=("2", "auto"),
+        mistakes=("0", "all"),
+    ),
+    Entry(
+        "DRAIN_DELAY",
+        "Instance",
+        "how long health checks say 503 before posts are refused",
+        """
+How long, from the signal to stop on, ``/health`` and ``/ready`` already say 503 while
+posts are still taken, so that a load balancer looks away first: let it be longer than
+the balancer needs to notice. Each answer to a post closes its connection meanwhile.
+Behind it the drain begins, in which posts get 503. Not in log-iss.
+""",
+        type="seconds or duration, up to 24h",
+        examples=("0", "10s"),
+        mistakes=("-1",),
+    ),
+    Entry(
+        "ENV_FILE",
+        "Instance",
+        "file of variables, read at the start and at each SIGHUP",
+        """
+File of ``NAME=value`` lines. What stands there counts in place of what stands in the
+environment, and is read anew at SIGHUP, which the environment of a process cannot be.
+Values may be quoted; ``#`` begins a comment. Not in log-iss.
+""",
+        type="path",
+        examples=("/etc/logiss/logiss.env",),
+        more="""
+A file that cannot be read, or a line in it that is no variable, ends the start with a
+line such as ``ENV_FILE: line 3 of '/etc/logiss/logiss.env' is no NAME=value; mend it,
+or put a # in front of a comment``. At SIGHUP the old configuration stays in force.
+""",
+    ),
+    Entry(
         "REQUEST_LOG",
         "Instance",
         "``all``: a line for each post; ``errors``: sum successful posts up every 10 s",

@@ -44,6 +44,7 @@ from logiss.refused import Bounds, Folder, RefusedBodies, in_daemon_thread
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Settings, SettingsError
+from logiss.shares import Shares
 from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
@@ -322,6 +323,7 @@ class LogissService(Service):
     @param write: takes a log line without its line feed.
     @param listeners: listen already, in place of the ports that `settings` name.
     @param worker: the number of this one, where several share a listening socket.
+    @param shares: what each of them has of the clients.
     @ivar logs: the `LogsResource`.
     @ivar forwarder: the connections to the backend.
     """
@@ -335,6 +337,7 @@ class LogissService(Service):
         write: Callable[[str], None],
         listeners: Listeners = NO_LISTENERS,
         worker: int | None = None,
+        shares: Shares | None = None,
     ) -> None:
         problems = descriptor_problems(settings)
         if problems:
@@ -342,6 +345,7 @@ class LogissService(Service):
         self._reactor = reactor
         self._settings = settings
         self._inherited = listeners.logs
+        self._shares = shares
         self.events = EventLog(settings.deploy, write, worker)
         self.metrics = Metrics()
         self.drain = Drain()
@@ -476,7 +480,7 @@ class LogissService(Service):
         """Listen, with no more connections than there may be."""
         port = listen(self._reactor, self._settings, self._clients, self._inherited)
         most = clients_max(self._settings)
-        return BoundedPort(self._reactor, port, most, self.events)
+        return BoundedPort(self._reactor, port, most, self.events, self._shares)
 
     def _say_how_many(self) -> None:
         wanted, most = self._settings.max_connections, clients_max(self._settings)

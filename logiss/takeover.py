@@ -13,6 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from logiss.intercom import DIALECT, NotUnderstood, read, written
+from logiss.shares import memory_file
 from logiss.totals import Gone
 
 #: Names the descriptor of the file.
@@ -44,12 +45,14 @@ class Takeover:
     """
     @ivar listener: the descriptor of the socket for posts.
     @ivar admin: of that for the status page.
+    @ivar shares: of the table of the workers' shares.
     @ivar environ: with which the workers were started; has secrets.
     @ivar given: variables that do not stand in the environment, nor in a file.
     """
 
     listener: int
     admin: int | None
+    shares: int
     generation: int
     environ: Mapping[str, str] = field(repr=False)
     given: Mapping[str, str]
@@ -59,7 +62,12 @@ class Takeover:
 
     def descriptors(self) -> list[int]:
         admin = [] if self.admin is None else [self.admin]
-        return [self.listener, *admin, *(worker.descriptor for worker in self.workers)]
+        return [
+            self.listener,
+            self.shares,
+            *admin,
+            *(worker.descriptor for worker in self.workers),
+        ]
 
 
 def hand_over(takeover: Takeover) -> int:
@@ -78,6 +86,7 @@ def hand_over(takeover: Takeover) -> int:
             _VERSION,
             takeover.listener,
             takeover.admin,
+            takeover.shares,
             takeover.generation,
             dict(takeover.environ),
             dict(takeover.given),
@@ -86,7 +95,7 @@ def hand_over(takeover: Takeover) -> int:
             gone,
         )
     )
-    descriptor = os.memfd_create("logiss-takeover")
+    descriptor = memory_file("logiss-takeover")
     os.write(descriptor, octets)
     for each in [descriptor, *takeover.descriptors()]:
         os.set_inheritable(each, True)
@@ -110,6 +119,7 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             1,
             int(listener),
             admin,
+            int(shares),
             int(generation),
             dict(variables),
             dict(given),
@@ -120,6 +130,7 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             return Takeover(
                 listener,
                 admin,
+                shares,
                 generation,
                 variables,
                 given,
@@ -127,7 +138,9 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
                 falls,
                 _gone(gone),
             )
-    raise NotUnderstood("it was written by another version")
+    raise NotUnderstood(
+        "what it was before is written in the words of another version: start it anew"
+    )
 
 
 def _gone(octets: bytes) -> Gone:

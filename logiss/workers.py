@@ -16,6 +16,7 @@ The life of a worker, by its state::
 Whoever ends without having been told to has fallen.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from logiss.history import Sample
 from logiss.intercom import DIALECT
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
+from logiss.shares import make_table, strike_out
 from logiss.totals import Gone, sum_facts, sum_samples
 
 #: A worker that has been there so long was no false start.
@@ -119,6 +121,7 @@ class Workers:
         on_given_up: Callable[[], None],
         generation: int = 0,
         gone: Gone | None = None,
+        shares: int | None = None,
     ) -> None:
         self._clock = clock
         self._processes = processes
@@ -127,6 +130,7 @@ class Workers:
         self._on_given_up = on_given_up
         self.generation = generation
         self.gone = gone or Gone()
+        self.shares = make_table(plan.count) if shares is None else shares
         self.workers: list[Worker] = []
         self.falls: dict[int, int] = {}
         self._false_starts = 0
@@ -181,6 +185,7 @@ class Workers:
         """
         old = self.living(STARTING, SERVING)
         before, self.plan = self.plan, plan
+        shares, self.shares = self.shares, make_table(plan.count)
         self.generation += 1
         for call in self._restarts.values():
             call.cancel()
@@ -191,12 +196,14 @@ class Workers:
                 new.append(self._begin(number))
             await self._until_prepared(new, old)
         except (NotRenewed, OSError) as e:
-            self.plan = before
+            os.close(self.shares)
+            self.plan, self.shares = before, shares
             self.generation -= 1
             await self._dismiss(new)
             if not self._is_stopping:
                 self._fill_up()
             raise NotRenewed(str(e)) from None
+        os.close(shares)
         for worker in new:
             self._have_accept(worker)
         for worker in old:
@@ -285,11 +292,17 @@ class Workers:
         self._connect(
             worker,
             lambda on_message, on_end: self._processes.start(
-                number, self.plan.listener, self.plan.environ, on_message, on_end
+                number,
+                self.plan.listener,
+                self.shares,
+                self.plan.environ,
+                on_message,
+                on_end,
             ),
         )
         self.workers.append(worker)
-        self._events.worker_started(number, worker.process.pid)
+        pid = worker.process.pid
+        self._events.phase_reached("workers", "start", number=number, pid=pid)
         return worker
 
     def _connect(self, worker: Worker, start: Callable[[Any, Any], IProcess]) -> None:
@@ -380,7 +393,11 @@ class Workers:
         worker.is_ended = True
         self.workers.remove(worker)
         worker.process.let_go()
-        self._events.worker_ended(worker.number, worker.process.pid, code)
+        if worker.generation == self.generation:
+            strike_out(self.shares, worker.number - 1)
+        number, pid = worker.number, worker.process.pid
+        # Minus the signal, where a signal has ended it.
+        self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)
         if worker.facts is not None and worker.sample is not None:
             self.gone = self.gone.with_one_more(worker.facts, worker.sample)
         if worker.state in (STARTING, SERVING):

@@ -17,7 +17,7 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate chunked heads limits variables metrics l2met"
-    " words history probes reference captures"
+    " words history probes shares reference captures"
     " syslog_lines logs_url tally"
     " credentials drain relp trust proxy_header",
     # 1 wires

@@ -132,6 +132,35 @@ class EventLogTests(SynchronousTestCase):
             'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
         ),
         (
+            lambda log: log.worker_not_started(2, "no room"),
+            'count#log-iss.workers.start.error=1 number=2 message="no room"',
+        ),
+        (
+            lambda log: log.worker_fallen(2, 0.5),
+            "count#log-iss.workers.fallen=1 number=2"
+            " measure#log-iss.workers.pause.duration=0.500000s",
+        ),
+        (
+            lambda log: log.worker_silent(2, 4711),
+            "count#log-iss.workers.silent=1 number=2 pid=4711"
+            ' message="it does not say anything any more and is killed"',
+        ),
+        (
+            lambda log: log.workers_given_up(5),
+            "count#log-iss.workers.given-up=1"
+            ' message="5 workers in a row have ended right behind their start, and'
+            ' none serves: the process ends"',
+        ),
+        (
+            lambda log: log.reload_done(3, 0.5),
+            "count#log-iss.reload.success=1 generation=3"
+            " measure#log-iss.reload.duration=0.500000s",
+        ),
+        (
+            lambda log: log.reload_refused('PORT: "x"'),
+            r'count#log-iss.reload.error=1 message="PORT: \"x\""',
+        ),
+        (
             lambda log: log.connections_limited(900, 10_000, 10_072),
             "ns=http connections_max=900"
             ' message="too few files and sockets may be open for'

@@ -250,6 +250,13 @@ class ReadTests(ReadTestCase):
         ("CAPTURE_REFUSED", "/tmp", "capture_refused", "/tmp"),  # noqa: S108
         ("CAPTURE_REFUSED_MAX", "7", "capture_refused_max", 7),
         ("CAPTURE_REFUSED_BYTES", "1GiB", "capture_refused_bytes", GIB),
+        ("DRAIN_DELAY", "0", "drain_delay_seconds", 0.0),
+        ("DRAIN_DELAY", "0s", "drain_delay_seconds", 0.0),
+        ("DRAIN_DELAY", "1m", "drain_delay_seconds", 60.0),
+        ("WEB_CONCURRENCY", "3", "workers", 3),
+        ("WEB_CONCURRENCY", "256", "workers", 256),
+        ("WEB_CONCURRENCY", "Auto", "workers", 0),
+        ("ENV_FILE", "/etc/logiss.env", "env_file", "/etc/logiss.env"),
         ("MAX_CONNECTIONS", "1", "max_connections", 1),
         ("MAX_CONNECTIONS", "1000000", "max_connections", 1_000_000),
         ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
@@ -394,6 +401,9 @@ class ReadTests(ReadTestCase):
         ("CAPTURE_REFUSED", ["/etc/passwd"], "is no directory; name one"),
         ("CAPTURE_REFUSED_MAX", ["0", "many"], "from 1 to 1000000"),
         ("CAPTURE_REFUSED_BYTES", ["0", "-1", "much"], "KiB, MiB"),
+        ("DRAIN_DELAY", ["-1", "soon"], "10s, 500ms or 1m"),
+        ("DRAIN_DELAY", ["25h"], "from 1ms to 24h"),
+        ("WEB_CONCURRENCY", ["0", "257", "-1", "all", "1.5"], "1 to 256, or auto"),
         (
             "TRUSTED_PROXIES",
             [
