@@ -37,6 +37,7 @@ class Round:
     """
     @ivar is_quiet: whether nobody may notice it.
     @ivar changes: of haproxy.cfg.
+    @ivar variables: in place of those that it asks for.
     """
 
     name: str
@@ -44,10 +45,17 @@ class Round:
     is_quiet: bool
     shape: Shape = _SHAPE
     changes: Mapping[str, str] = {}
+    variables: Mapping[str, str] = VARIABLES
 
 
 ROUNDS = (
     Round("rolling restart, 3 times", lambda f: rounds.rolling(f, 3), True),
+    Round(
+        "the same without ``DRAIN_DELAY``",
+        lambda f: rounds.rolling_unannounced(f, 3),
+        False,
+        variables={"DRAIN_DELAY": "0"},
+    ),
     Round("SIGHUP to all at once", rounds.renew, True),
     Round(
         "SIGKILL of each in turn",
@@ -112,7 +120,7 @@ def main() -> int:
     for one in ROUNDS:
         if options.only not in one.name:
             continue
-        with running(VARIABLES, one.changes, one.shape) as fleet:
+        with running(one.variables, one.changes, one.shape) as fleet:
             outcome = one.play(fleet)
         print(line(one.name, outcome), flush=True)
         problems += [f"{one.name}: {why}" for why in outcome.problems(one.is_quiet)]

@@ -18,6 +18,8 @@ from pathlib import Path
 from attrs import frozen
 
 DEPLOYED = Path(__file__).resolve().parents[2] / "deploy" / "haproxy"
+#: Of those that are ready, and of all that are there.
+BACKENDS = ("ready", "up")
 SERVERS = ("logiss-1", "logiss-2", "logiss-3", "logiss-4")
 #: As `retry-on` without what may deliver twice.
 NO_SECOND_DELIVERY = {
@@ -29,7 +31,7 @@ QUICK = {
         "inter 200ms fastinter 100ms downinter 200ms"
     ),
     "timeout check 500ms": "timeout check 300ms",
-    "timeout server 7s": "timeout server 4s",
+    "timeout server 7s": "timeout server 3s",
 }
 _START_SECONDS = 10.0
 _STATS_SECONDS = 5.0
@@ -181,19 +183,27 @@ class Balancer:
             with connection.makefile("rb") as answer:
                 return answer.read().decode()
 
-    def wait_for(self, status: str, *servers: str, seconds: float = 30.0) -> None:
-        """Wait until all of `servers` are UP or DOWN, in both backends."""
+    def wait_for(
+        self,
+        status: str,
+        *servers: str,
+        backends: Sequence[str] = BACKENDS,
+        seconds: float = 30.0,
+    ) -> None:
+        """Wait until all of `servers`, by default each, are UP or DOWN."""
         deadline = time.monotonic() + seconds
-        while not self._are(status, servers or SERVERS):
+        while not self._are(status, servers or SERVERS, backends):
             assert self._process.poll() is None, self.said()
             assert time.monotonic() < deadline, f"not {status}: {self.seen()}"
             time.sleep(0.02)
 
-    def _are(self, status: str, servers: Sequence[str]) -> bool:
+    def _are(
+        self, status: str, servers: Sequence[str], backends: Sequence[str]
+    ) -> bool:
         try:
             return all(
                 self.seen(backend)[server].status == status
-                for backend in ("ready", "up")
+                for backend in backends
                 for server in servers
             )
         except (FileNotFoundError, ConnectionRefusedError):

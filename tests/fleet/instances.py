@@ -20,6 +20,7 @@ from tests.fleet.balancer import SERVERS
 PAUSE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 _END_SECONDS = 30.0
+_TWICE_SECONDS = 0.2
 
 
 class Instance:
@@ -98,5 +99,10 @@ class Instances:
     def stop(self) -> None:
         self._ending.set()
         self._keeper.join(_END_SECONDS)
+        # The second signal ends it at once, and whom it has started.
+        for _ in range(2):
+            for instance in self.one.values():
+                instance.signal(signal.SIGTERM)
+            time.sleep(_TWICE_SECONDS)
         for instance in self.one.values():
             instance.intake.stop()

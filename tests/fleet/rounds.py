@@ -20,10 +20,12 @@ from tests.faults.load import Poster
 from tests.faults.receivers import Sink, unused_port
 from tests.fleet.balancer import DEPLOYED, SERVERS, Balancer
 from tests.fleet.instances import Instances
-from tests.fleet.traffic import Outcome, Shape, Traffic, settle
+from tests.fleet.traffic import MESSAGES_LARGE, Outcome, Shape, Traffic, settle
 
-_BEFORE_SECONDS = 0.5
-_AFTER_SECONDS = 0.5
+#: Of a post.
+MESSAGES_MAX = MESSAGES_LARGE
+_BEFORE_SECONDS = 0.3
+_AFTER_SECONDS = 0.3
 _SCRIPT_SECONDS = 300
 _RELOAD_SECONDS = 30.0
 
@@ -47,7 +49,7 @@ class Fleet:
         self._folder = folder
         self._shape = shape
         self._run = secrets.token_hex(4)
-        self._drains = 0
+        self._posters = 0
         self._arrivals = Arrivals(self._run)
         (folder / "sink").mkdir()
         self.sink = Sink(folder / "sink")
@@ -66,9 +68,14 @@ class Fleet:
         self.instances.wait_until_usable()
         self.balancer.wait_for("UP")
 
+    @property
+    def drains(self) -> int:
+        """How many post at the same time."""
+        return self._shape.keeping + self._shape.connecting
+
     def _poster(self, ledger: Ledger) -> Poster:
-        self._drains += 1
-        return Poster(self._run, self._drains, ledger)
+        self._posters += 1
+        return Poster(self._run, self._posters, ledger)
 
     @contextmanager
     def traffic(self, name: str) -> Iterator[Outcome]:
@@ -117,6 +124,21 @@ def rolling(fleet: Fleet, times: int = 1) -> Outcome:
     return outcome
 
 
+def rolling_unannounced(fleet: Fleet, times: int) -> Outcome:
+    """The same, where HAProxy has no time to see them go."""
+    with fleet.traffic("rolling restart") as outcome:
+        for server in SERVERS * times:
+            instance = fleet.instances.one[server]
+            before = instance.intake
+            instance.signal(signal.SIGTERM)
+            while instance.intake is before:
+                time.sleep(0.02)
+            instance.intake.wait_until_usable()
+            time.sleep(_AFTER_SECONDS)
+            fleet.balancer.wait_for("UP", server)
+    return outcome
+
+
 def renew(fleet: Fleet) -> Outcome:
     """All of them take code and configuration anew, at once, with SIGHUP."""
     mark = "count#log-iss.reload.success=1"
@@ -156,6 +178,17 @@ def halt(fleet: Fleet) -> Outcome:
         finally:
             fleet.instances.one[server].signal(signal.SIGCONT)
         fleet.balancer.wait_for("UP", server)
+    return outcome
+
+
+def backend_away(fleet: Fleet) -> Outcome:
+    """The receiver ends, and comes back when HAProxy has none that is ready."""
+    with fleet.traffic("backend away") as outcome:
+        fleet.sink.end()
+        fleet.balancer.wait_for("DOWN", backends=("ready",))
+        time.sleep(_AFTER_SECONDS)
+        fleet.sink.start()
+        fleet.balancer.wait_for("UP")
     return outcome
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from logiss.settings import VARIABLES
 from tests.fleet import balancer, rounds
 from tests.fleet.balancer import DEPLOYED, QUICK, SERVERS, deployed, substituted
 from tests.fleet.rounds import Fleet
 
-DRAIN_DELAY, DELIVERY_TIMEOUT = 2.0, 3.0
+DRAIN_DELAY, DELIVERY_TIMEOUT = 2.0, 2.5
 
 
 @pytest.fixture(scope="module")
