@@ -5,6 +5,7 @@ As systemd does it with the unit of deploy/systemd: whoever has ended with 0 was
 to, as by a restart, and is started anew at once; whoever has fallen is after a pause.
 """
 
+import os
 import signal
 import threading
 import time
@@ -20,7 +21,6 @@ from tests.fleet.balancer import SERVERS
 PAUSE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 _END_SECONDS = 30.0
-_TWICE_SECONDS = 0.2
 
 
 class Instance:
@@ -49,6 +49,18 @@ class Instance:
 
     def signal(self, number: signal.Signals) -> None:
         self.intake.signal(number)
+
+    def kill(self) -> None:
+        """And its workers, which would drain without it."""
+        pid = self.intake.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        try:
+            workers = [int(worker) for worker in children.read_text().split()]
+        except OSError:
+            workers = []  # it has ended
+        self.signal(signal.SIGKILL)
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
 
     def start_again(self) -> None:
         """If it has ended, and if it is time."""
@@ -99,10 +111,7 @@ class Instances:
     def stop(self) -> None:
         self._ending.set()
         self._keeper.join(_END_SECONDS)
-        # The second signal ends it at once, and whom it has started.
-        for _ in range(2):
-            for instance in self.one.values():
-                instance.signal(signal.SIGTERM)
-            time.sleep(_TWICE_SECONDS)
+        for instance in self.one.values():
+            instance.kill()
         for instance in self.one.values():
             instance.intake.stop()

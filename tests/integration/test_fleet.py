@@ -44,7 +44,7 @@ def test_rolling_restart(fleet: Fleet) -> None:
     outcome = rounds.rolling(fleet)
     assert outcome.problems(is_quiet=True) == [], outcome
     assert fleet.instances.codes() == [0] * len(SERVERS)
-    assert fleet.downs() == downs + len(SERVERS)
+    assert fleet.downs() >= downs + len(SERVERS)
 
 
 def test_killed(fleet: Fleet) -> None:
