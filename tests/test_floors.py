@@ -26,10 +26,10 @@ FLOORS = (
     " screen foreground sources submitter fault cpus env_file notify",
     # 2 connections
     "senders requests refresh exposition findings feeding posting progress"
-    " relp_receiver outlets totals intercom",
+    " relp_receiver outlets totals intercom pipeline",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
-    " report target processes takeover",
+    " report target processes takeover dedupe",
     # 4 faces
     "web site health status preflight workers",
     # 5 builder, and what a process has
