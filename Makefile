@@ -2,7 +2,7 @@
 # make test  sets everything up and passes the tests
 # make docs  makes pages of docs/: build/docs/index.html
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
-# make fleet  restarts, kills and halts instances behind a HAProxy, six minutes, and says
+# make fleet  restarts, kills and halts instances behind a HAProxy, eight minutes, and says
 #             what became of every message: docs/fleet.rst
 # make reference  writes docs/configuration.rst anew
 # make man  writes docs/logiss.1, the man page, anew

@@ -21,6 +21,7 @@ from tests.faults.receivers import Sink, unused_port
 from tests.fleet.balancer import DEPLOYED, SERVERS, Balancer
 from tests.fleet.instances import Instances
 from tests.fleet.traffic import MESSAGES_LARGE, Outcome, Shape, Traffic, settle
+from tests.integration.redises import RedisServer
 
 #: Of a post.
 MESSAGES_MAX = MESSAGES_LARGE
@@ -47,6 +48,7 @@ class Fleet:
         variables: Mapping[str, str],
         changes: Mapping[str, str],
         shape: Shape,
+        has_redis: bool = False,
     ) -> None:
         self._folder = folder
         self._shape = shape
@@ -57,11 +59,15 @@ class Fleet:
         self.sink = Sink(folder / "sink")
         stack.callback(self.sink.end, signal.SIGKILL)
         self.sink.start()
-        self.instances = Instances(
-            folder,
-            self.sink.destination,
-            {"TRUSTED_PROXIES": "127.0.0.1", **variables},
-        )
+        more = {"TRUSTED_PROXIES": "127.0.0.1"}
+        if has_redis:
+            redis = RedisServer(folder)
+            stack.callback(redis.kill)
+            more |= {
+                "DEDUPE_REDIS": "1",
+                "REDIS_URL": f"redis://127.0.0.1:{redis.port}",
+            }
+        self.instances = Instances(folder, self.sink.destination, {**more, **variables})
         stack.callback(self.instances.stop)
         self.balancer = Balancer(
             folder, self.instances.ports(), (unused_port(), unused_port()), changes
@@ -199,10 +205,17 @@ def running(
     variables: Mapping[str, str],
     changes: Mapping[str, str],
     shape: Shape | None = None,
+    has_redis: bool = False,
 ) -> Iterator[Fleet]:
-    """A fleet, until the end of the block."""
+    """
+    A fleet, until the end of the block.
+
+    @param has_redis: whether they share a table of the posts that they know.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="logiss-fleet-") as folder,
         ExitStack() as stack,
     ):
-        yield Fleet(Path(folder), stack, variables, changes, shape or Shape())
+        yield Fleet(
+            Path(folder), stack, variables, changes, shape or Shape(), has_redis
+        )
