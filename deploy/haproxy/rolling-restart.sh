@@ -35,17 +35,26 @@ look() {
         '
 }
 
+# None of them is away by itself.
+all_up() {
+    for one; do
+        seen=$(look "$one")
+        [ -n "$seen" ] || stop "$one: HAProxy knows no such server in $backend; look at $stats"
+        # "UP 2/3" is one of which a check has failed.
+        case ${seen#* } in
+            UP*) ;;
+            *) stop "$one: is ${seen#* }; mend it first" ;;
+        esac
+    done
+}
+
 [ $# -ge 2 ] || stop "give a command, and the servers behind it"
 restart=$1
 shift
 
 for server; do
-    before=$(look "$server")
-    [ -n "$before" ] || stop "$server: HAProxy knows no such server in $backend; look at $stats"
-    [ "${before#* }" = UP ] || stop "$server: is ${before#* }; mend it first"
-done
-
-for server; do
+    # One less than all of them is what is meant to be away.
+    all_up "$@"
     before=$(look "$server")
     echo "$server: restarting"
     sh -c "$restart" rolling-restart "$server" || stop "$server: the command has failed"

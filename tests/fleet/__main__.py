@@ -59,7 +59,7 @@ ROUNDS = (
         False,
         variables={"DRAIN_DELAY": "0"},
     ),
-    Round("SIGHUP to all at once", rounds.renew, True),
+    Round("SIGHUP to all at once, 5 times", lambda f: rounds.renew(f, 5), True),
     Round(
         "SIGKILL of each, 3 times",
         lambda f: rounds.kill(f, servers=SERVERS * 3),

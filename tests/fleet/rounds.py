@@ -147,20 +147,29 @@ def rolling_unannounced(fleet: Fleet, times: int) -> Outcome:
     return outcome
 
 
-def renew(fleet: Fleet) -> Outcome:
+def renew(fleet: Fleet, times: int = 1) -> Outcome:
     """All of them take code and configuration anew, at once, with SIGHUP."""
-    mark = "count#log-iss.reload.success=1"
-    intakes = [instance.intake for instance in fleet.instances.one.values()]
     refusals = fleet.balancer.said().count(_SAYS_503)
     with fleet.traffic("SIGHUP") as outcome:
-        for intake in intakes:
-            intake.signal(signal.SIGHUP)
-        deadline = time.monotonic() + _RELOAD_SECONDS
-        while not all(intake.logged(mark) for intake in intakes):
-            assert time.monotonic() < deadline, "not renewed"
-            time.sleep(0.02)
+        for _ in range(times):
+            _renew(fleet)
     assert fleet.balancer.said().count(_SAYS_503) == refusals
     return outcome
+
+
+def _renew(fleet: Fleet) -> None:
+    mark = "count#log-iss.reload.success=1"
+    intakes = [instance.intake for instance in fleet.instances.one.values()]
+    before = [len(intake.logged(mark)) for intake in intakes]
+    for intake in intakes:
+        intake.signal(signal.SIGHUP)
+    deadline = time.monotonic() + _RELOAD_SECONDS
+    while any(
+        len(intake.logged(mark)) == count
+        for intake, count in zip(intakes, before, strict=True)
+    ):
+        assert time.monotonic() < deadline, "not renewed"
+        time.sleep(0.02)
 
 
 def kill(
