@@ -13,20 +13,39 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import Protocol
 
-#: Most characters of a client's value that a line repeats.
+#: Most characters of a client's value that a line repeats, ...
 VALUE_MAX = 256
+#: ... and most bytes that they may become, escaped. No line has more than five values,
+#: with which it is within PIPE_BUF (4096), up to which lines of several processes do
+#: not mix.
+ESCAPED_MAX = 768
 
 _BARE = re.compile(r"[A-Za-z0-9_./:@+-]+")
+# What may not be cut in two: a character beyond the first 65536 is two escapes.
+_WHOLE = re.compile(r"(?:[^\\]|\\[^u]|\\ud[89ab]..\\ud[c-f]..|\\u(?!d[89ab])....)*")
 _PAIRS_MAX = 4096
 
 
 def quoted(value: str | bytes) -> str:
-    """`value` between quotation marks, cut at `VALUE_MAX` characters."""
+    """
+    `value` between quotation marks, cut at `VALUE_MAX` characters, or where it would
+    be longer than `ESCAPED_MAX`.
+    """
     if isinstance(value, bytes):
         value = value[: 4 * VALUE_MAX].decode("utf-8", "replace")
     if len(value) > VALUE_MAX:
         value = value[:VALUE_MAX]
-    return encode_basestring_ascii(value)
+    text = encode_basestring_ascii(value)
+    if len(text) > ESCAPED_MAX + 2:
+        return f'"{_cut(text)}"'
+    return text
+
+
+def _cut(text: str) -> str:
+    """The start of what is between the quotation marks, without half an escape."""
+    whole = _WHOLE.match(text, 1, 1 + ESCAPED_MAX)
+    assert whole is not None
+    return whole[0]
 
 
 def seconds(duration: float) -> str:
@@ -35,7 +54,8 @@ def seconds(duration: float) -> str:
 
 
 def bare_or_quoted(value: str) -> str:
-    return value if _BARE.fullmatch(value) else quoted(value)
+    is_bare = len(value) <= VALUE_MAX and _BARE.fullmatch(value)
+    return value if is_bare else quoted(value)
 
 
 class PostFacts(Protocol):
@@ -139,8 +159,13 @@ class EventLog:
             f" measure#log-iss.workers.pause.duration={seconds(pause_seconds)}"
         )
 
-    def worker_silent(self, number: int, pid: int) -> None:
+    def worker_silent(self, number: int, pid: int, is_late: bool = False) -> None:
+        """
+        @param is_late: it was told to end and has not, for too long.
+        """
         why = "it does not say anything any more and is killed"
+        if is_late:
+            why = "it has not ended in time and is killed"
         self._line(
             f"count#log-iss.workers.silent=1 number={number} pid={pid}"
             f" message={quoted(why)}"

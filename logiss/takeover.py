@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import astuple, field, frozen
 
 from logiss.intercom import DIALECT, NotUnderstood, read, written
 from logiss.shares import memory_file
@@ -18,8 +18,8 @@ from logiss.totals import Gone
 
 #: Names the descriptor of the file.
 TAKEOVER = "LOGISS_TAKEOVER"
-_BYTES_MAX = 256 * 1024 * 1024
-_VERSION = 1
+#: Of what is handed over: another is not understood.
+VERSION = 1
 
 
 @frozen
@@ -29,6 +29,7 @@ class Handed:
 
     @ivar descriptor: of its parent's end of the intercom, and @ivar unread: what has
         come there of a message that is not whole.
+    @ivar is_prepared: it has said that it could deliver a post.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Handed:
     descriptor: int
     state: str
     started_at: float
+    is_prepared: bool
     unread: bytes
 
 
@@ -76,14 +78,11 @@ def hand_over(takeover: Takeover) -> int:
 
     @return: the descriptor of what is written.
     """
-    workers = tuple(
-        (w.number, w.generation, w.pid, w.descriptor, w.state, w.started_at, w.unread)
-        for w in takeover.workers
-    )
+    workers = tuple(astuple(worker) for worker in takeover.workers)
     gone = written((DIALECT, takeover.gone.metrics, takeover.gone.sample))
     octets = written(
         (
-            _VERSION,
+            VERSION,
             takeover.listener,
             takeover.admin,
             takeover.shares,
@@ -102,6 +101,13 @@ def hand_over(takeover: Takeover) -> int:
     return descriptor
 
 
+def keep(takeover: Takeover, descriptor: int) -> None:
+    """Nothing was executed: all is as before `hand_over`."""
+    os.close(descriptor)
+    for each in takeover.descriptors():
+        os.set_inheritable(each, False)
+
+
 def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
     """
     What the process was before, if it was a parent.
@@ -109,14 +115,15 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
     @raise NotUnderstood: by another version, with which nothing is shared.
     """
     text = environ.pop(TAKEOVER, "")
-    if not text.isdigit():
+    if not text:
         return None
-    descriptor = int(text)
-    octets = os.pread(descriptor, _BYTES_MAX, 0)
-    os.close(descriptor)
-    match read(octets):
+    try:
+        message = read(_read_memory(int(text)))
+    except (NotUnderstood, OSError, ValueError):
+        raise NotUnderstood(f"{TAKEOVER}: is not for you to set; unset it") from None
+    match message:
         case (
-            1,
+            int(version),
             int(listener),
             admin,
             int(shares),
@@ -126,7 +133,7 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             tuple(workers),
             dict(falls),
             bytes(gone),
-        ):
+        ) if version == VERSION:
             return Takeover(
                 listener,
                 admin,
@@ -141,6 +148,17 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
     raise NotUnderstood(
         "what it was before is written in the words of another version: start it anew"
     )
+
+
+def _read_memory(descriptor: int) -> bytes:
+    """
+    What is in the file, which ends with that.
+
+    @raise OSError: there is no such descriptor.
+    """
+    octets = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    os.close(descriptor)
+    return octets
 
 
 def _gone(octets: bytes) -> Gone:
