@@ -100,20 +100,6 @@ class Outcome:
         return [f"{count} {what}" for what, count in never.items() if count]
 
 
-class _Connection(Client):
-    """
-    @ivar made: how many there have been.
-    """
-
-    made = 0
-
-    def connect(self) -> None:
-        before = self._socket
-        super().connect()
-        if self._socket is not before:
-            self.made += 1
-
-
 class _Drain:
     """One drain, in a thread of its own."""
 
@@ -125,20 +111,20 @@ class _Drain:
         keeps: bool,
         stop: threading.Event,
     ) -> None:
-        self._client = _Connection(port)
+        self._client = Client(port)
         self._poster = poster
         self._shape = shape
         self._keeps = keeps
         self._stop = stop
         self._numbers = itertools.count()
-        self.refused = self.given_up = 0
+        self.made = self.refused = self.given_up = 0
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     @property
     def broken(self) -> int:
         """How many connections it has had to make, beyond the one that it keeps."""
-        return max(0, self._client.made - 1) if self._keeps else 0
+        return max(0, self.made - 1) if self._keeps else 0
 
     def _run(self) -> None:
         while not self._stop.wait(self._shape.pause_seconds):
@@ -164,7 +150,7 @@ class _Drain:
             X_Forwarded_For=_FORGED,
         )
         try:
-            self._client.connect()
+            self.made += self._client.connect()
         except OSError:
             self.refused += 1
             return None
