@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import shlex
 import signal
@@ -199,6 +200,11 @@ def test_terminal(tmp_path: Path) -> None:
             )
         with closing(Terminal(terminal)) as shown:
             shown.wait_for(lambda: shown.text.count("connect.success") == 8)
+            # The group in the foreground has nobody else in it.
+            workers = re.findall(r" at=start number=\d pid=(\d+)", shown.text)
+            assert [os.getpgid(int(number)) for number in workers] == [
+                *map(int, workers)
+            ]
             os.write(terminal, b"\x03")
             shown.wait_for(lambda: shown.is_over)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
