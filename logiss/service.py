@@ -503,6 +503,8 @@ class LogissService(Service):
         self._clients.announce_end()
         self.events.phase_reached("http", "leave", clients=self._clients.connected)
         await self._until_left(within_seconds)
+        if self.drain.announced:
+            return
         self._clients.dismiss_idle()
         # What has been begun by then is read and answered, within its own deadlines.
         settings = self._settings
