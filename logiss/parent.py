@@ -257,7 +257,7 @@ class Parent(Life):
                 each.state,
                 has_spoken=True,
                 is_prepared=each.is_prepared,
-                takes_over=takeover.VERSION,
+                understands=takeover.VERSION,
                 is_on_trial=False,
             )
             start = partial(

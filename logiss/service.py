@@ -495,21 +495,34 @@ class LogissService(Service):
         Let no further client in, and serve those who are there until they have gone:
         the next answer of each is its last. A client that has nothing to send may stay
         `within_seconds`; to close its connection sooner could meet its next post
-        halfway, which then had no answer. `stopService` is to follow.
+        halfway, which then had no answer. `stopService` is to follow, or comes before
+        they have gone.
         """
         self._has_left = True
         await self._stop_listening()
         self._clients.announce_end()
         self.events.phase_reached("http", "leave", clients=self._clients.connected)
+        await self._until_left(within_seconds)
+        if self.drain.announced:
+            return
+        self._clients.dismiss_idle()
+        # What has been begun by then is read and answered, within its own deadlines.
+        settings = self._settings
+        await self._until_left(
+            settings.header_timeout_seconds
+            + settings.body_timeout_seconds
+            + settings.delivery_timeout_seconds
+        )
+        if not self.drain.announced:
+            await self._clients.say_goodbye(GOODBYE_SECONDS)
+
+    async def _until_left(self, within_seconds: float) -> None:
+        """Until nobody is connected, or a drain has begun."""
         deadline = self._reactor.seconds() + within_seconds
         while self._clients.connected and self._reactor.seconds() < deadline:
             if self.drain.announced:
                 return
             await deferLater(self._reactor, LEFT_POLL_SECONDS)
-        if not self.drain.announced:
-            await self._clients.say_goodbye(
-                GOODBYE_SECONDS + self._settings.delivery_timeout_seconds
-            )
 
     async def end_admin(self) -> None:
         """Close the operator's page, where it has not been closed before."""

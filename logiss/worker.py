@@ -175,7 +175,7 @@ class WorkerProcess(Life):
         self._obedience = Obedience(self.reactor, self._logiss, watch, self.stop)
         connect(self.reactor, place.intercom, self._obedience.intercom)
         os.close(place.intercom)
-        self._obedience.intercom.say("takes over", VERSION)
+        self._obedience.intercom.say("understands", VERSION)
         self._obedience.start()
         return self._logiss.events
 

@@ -65,7 +65,7 @@ class Worker:
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
     @ivar has_accepted: it has said that it takes posts: there may be some to lose.
-    @ivar takes_over: which version of what parents hand over its code understands.
+    @ivar understands: which version of what parents hand over its code understands.
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar quiet_beats: so often it has said nothing.
     """
@@ -78,7 +78,7 @@ class Worker:
     has_spoken: bool = False
     is_prepared: bool = False
     has_accepted: bool = False
-    takes_over: int | None = None
+    understands: int | None = None
     is_on_trial: bool = True
     is_ended: bool = False
     quiet_beats: int = 0
@@ -357,8 +357,8 @@ class Workers:
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         worker.quiet_beats = 0
         match message:
-            case ("takes over", int(version)):
-                worker.takes_over = version
+            case ("understands", int(version)):
+                worker.understands = version
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
             case ("accepts",):
@@ -463,7 +463,7 @@ def _check_new(worker: Worker) -> None:
         raise NotRenewed(
             "a new worker has ended before it could deliver; the lines above say why"
         )
-    if worker.has_spoken and worker.takes_over != VERSION:
+    if worker.has_spoken and worker.understands != VERSION:
         raise NotRenewed(
             "the installed version cannot take over from the one that runs; stop and"
             " start it"

@@ -114,7 +114,7 @@ class FakeProcess:
         self.start.on_message(message)
 
     def prepare(self, is_prepared: bool = True) -> None:
-        self.say("takes over", VERSION)
+        self.say("understands", VERSION)
         self.say("prepared", is_prepared)
 
     def tell(self, posts: int, dialect: str = DIALECT) -> None:
@@ -538,7 +538,7 @@ class RenewTests(WorkersCase):
         self.serve()
         renewed = self.renew()
         for process in self.all[2:]:
-            process.say("takes over", VERSION + 1)
+            process.say("understands", VERSION + 1)
             process.say("prepared", True)
         self.later(1.0)
         self.assert_not_renewed(renewed(), "cannot take over")
