@@ -57,3 +57,12 @@ def parse(line: str) -> dict[str, str]:
     if list(pairs)[:2] != ["app", "source"] or pairs["app"] != "log-iss":
         raise NotL2met(f"does not start with app and source: {line!r}")
     return pairs
+
+
+def shown(value: bytes | str) -> str:
+    """What a line of ours says of `value`, however long it is."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    text = text[:256]
+    while len(json.dumps(text)) > 768 + 2:
+        text = text[:-1]
+    return text

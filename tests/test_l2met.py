@@ -1,7 +1,6 @@
 """Log lines are what l2met reads, whatever clients have sent."""
 
 import inspect
-import json
 import select
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.l2met import ESCAPED_MAX, EventLog, PostFacts, quoted, seconds
 from tests.fakes import Facts
-from tests.l2met_grammar import parse
+from tests.l2met_grammar import parse, shown
 
 POST = Facts(b"d.1", b"1.2.3.4", b"abc")
 NOTHING_KNOWN = Facts(None, None, None)
@@ -293,7 +292,7 @@ class EventLogTests(SynchronousTestCase):
 
     def test_source(self) -> None:
         """A label is bare when it can be and quoted when it must."""
-        for source, shown in [
+        for source, said in [
             ("local", "local"),
             ("eu-1.example.com:5/a_b+c@d", "eu-1.example.com:5/a_b+c@d"),
             ("a b", '"a b"'),
@@ -304,17 +303,8 @@ class EventLogTests(SynchronousTestCase):
         ]:
             with self.subTest(source):
                 line = written(lambda log: log.health_checked(), source)
-                self.assertTrue(line.startswith(f"app=log-iss source={shown} count#"))
+                self.assertTrue(line.startswith(f"app=log-iss source={said} count#"))
                 self.assertEqual(parse(line)["source"], source)
-
-
-def shown(value: bytes | str) -> str:
-    """What a line says of `value`."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    text = text[:256]
-    while len(json.dumps(text)) > 768 + 2:
-        text = text[:-1]
-    return text
 
 
 _hostile = st.one_of(

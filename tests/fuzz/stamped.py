@@ -76,10 +76,6 @@ def _check_line(octets: bytes) -> None:
         assert line.isprintable(), line
     pairs = l2met_grammar.parse(lines[0])
     for key in ("logdrain_token", "request_id"):
-        assert pairs[key] == _shown(octets), (key, pairs[key])
+        assert pairs[key] == l2met_grammar.shown(octets), (key, pairs[key])
     metrics = [key for key in pairs if "#" in key]
     assert len(metrics) <= 2, f"a metric too many: {metrics}"
-
-
-def _shown(octets: bytes) -> str:
-    return octets[: 4 * 256].decode("utf-8", "replace")[:256]
