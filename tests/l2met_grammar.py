@@ -23,6 +23,21 @@ class NotL2met(Exception):
     """l2met would not read the line, or not all of it."""
 
 
+#: A line repeats at most so many characters of a value, and they become at most so
+#: many bytes.
+SHOWN_MAX, ESCAPED_MAX = 256, 768
+
+
+def cut(value: str) -> str:
+    """What a line says of `value`."""
+    escaped = 0
+    for i, character in enumerate(value[:SHOWN_MAX]):
+        escaped += len(json.dumps(character)) - 2
+        if escaped > ESCAPED_MAX:
+            return value[:i]
+    return value[:SHOWN_MAX]
+
+
 def parse(line: str) -> dict[str, str]:
     """
     The pairs of `line`.
@@ -57,12 +72,3 @@ def parse(line: str) -> dict[str, str]:
     if list(pairs)[:2] != ["app", "source"] or pairs["app"] != "log-iss":
         raise NotL2met(f"does not start with app and source: {line!r}")
     return pairs
-
-
-def shown(value: bytes | str) -> str:
-    """What a line of ours says of `value`, however long it is."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    text = text[:256]
-    while len(json.dumps(text)) > 768 + 2:
-        text = text[:-1]
-    return text

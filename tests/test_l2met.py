@@ -1,6 +1,7 @@
 """Log lines are what l2met reads, whatever clients have sent."""
 
 import inspect
+import json
 import select
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.l2met import ESCAPED_MAX, EventLog, PostFacts, quoted, seconds
 from tests.fakes import Facts
-from tests.l2met_grammar import parse, shown
+from tests.l2met_grammar import parse
 
 POST = Facts(b"d.1", b"1.2.3.4", b"abc")
 NOTHING_KNOWN = Facts(None, None, None)
@@ -228,6 +229,15 @@ class EventLogTests(SynchronousTestCase):
             ' message="more entries that cannot be read"',
         ),
         (
+            lambda log: log.dedupe_usable(1.5, 7),
+            "count#log-iss.dedupe.usable=1"
+            " measure#log-iss.dedupe.outage.duration=1.500000s posts=7",
+        ),
+        (
+            lambda log: log.dedupe_lost("a b"),
+            'count#log-iss.dedupe.outage=1 message="a b"',
+        ),
+        (
             lambda log: log.connect_attempted(0),
             "count#log-iss.forwarder.connect.attempt=1 id=0",
         ),
@@ -292,7 +302,7 @@ class EventLogTests(SynchronousTestCase):
 
     def test_source(self) -> None:
         """A label is bare when it can be and quoted when it must."""
-        for source, said in [
+        for source, shown in [
             ("local", "local"),
             ("eu-1.example.com:5/a_b+c@d", "eu-1.example.com:5/a_b+c@d"),
             ("a b", '"a b"'),
@@ -303,8 +313,17 @@ class EventLogTests(SynchronousTestCase):
         ]:
             with self.subTest(source):
                 line = written(lambda log: log.health_checked(), source)
-                self.assertTrue(line.startswith(f"app=log-iss source={said} count#"))
+                self.assertTrue(line.startswith(f"app=log-iss source={shown} count#"))
                 self.assertEqual(parse(line)["source"], source)
+
+
+def shown(value: bytes | str) -> str:
+    """What a line says of `value`."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    text = text[:256]
+    while len(json.dumps(text)) > 768 + 2:
+        text = text[:-1]
+    return text
 
 
 _hostile = st.one_of(
