@@ -537,14 +537,13 @@ class SocketsTests(ParentCase):
         listener: Any = FakeSocket(5000, [])
         self.make(Listeners(logs=listener))
         self.be_parent()
+        socket = self.parent._sockets.logs
         for _ in range(2):
             self.configure(listen_host="192.0.2.9")
             self.parent.reload()
             self.renewed()
             self.assertEqual(self.parent._given_variables, {"PORT": "5000"})
-        self.assertEqual(
-            self.workers.plans[-1].listener, self.workers.plans[0].listener
-        )
+            self.assertEqual(self.workers.plans[-1].listener, socket.descriptor)
 
     def test_given_before(self) -> None:
         """Whoever has executed itself still knows that they were."""
