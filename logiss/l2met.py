@@ -417,6 +417,25 @@ class EventLog:
             f" message={quoted('more entries that cannot be read')}"
         )
 
+    # the table of retried posts that a fleet shares
+
+    def dedupe_usable(self, seconds_without: float, posts: int) -> None:
+        """
+        The table in Redis can be used: for the first time, or again.
+
+        @param seconds_without: since the start, or since it was lost.
+        @param posts: so many with a frame id went without it meanwhile.
+        """
+        self._line(
+            f"count#log-iss.dedupe.usable=1"
+            f" measure#log-iss.dedupe.outage.duration={seconds(seconds_without)}"
+            f" posts={posts}"
+        )
+
+    def dedupe_lost(self, message: str) -> None:
+        """It cannot be used: until it can, posts do not ask it."""
+        self._line(f"count#log-iss.dedupe.outage=1 message={quoted(message)}")
+
     # connections to the backend
 
     def connect_attempted(self, sender_id: int, destination: str = "") -> None:

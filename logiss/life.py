@@ -140,6 +140,7 @@ class Life(Service):
         self._twisted_events.attach(events)
         # Twisted installs its handlers when it runs; ours come after them.
         self.reactor.callWhenRunning(self._catch_signals)
+        self.reactor.callWhenRunning(memory.set_aside_started)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

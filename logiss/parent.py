@@ -232,6 +232,7 @@ class Parent(Life):
             self._given_up,
             generation=before.generation if before else 0,
             gone=before.gone if before else None,
+            shares=before.shares if before else None,
         )
         self._open_admin()
         workers.watch()
@@ -484,6 +485,7 @@ class Parent(Life):
         return Takeover(
             self._sockets.logs.descriptor,
             None if admin is None else admin.descriptor,
+            workers.shares,
             workers.generation,
             self._configuration.environ,
             self._given_variables,

@@ -30,22 +30,23 @@ class Place:
     """
     What a worker is given at its start.
 
-    @ivar listener, intercom: descriptors.
+    @ivar listener, intercom: descriptors, as is that of its table of @ivar shares.
     """
 
     number: int
     listener: int
+    shares: int
     intercom: int
 
     @property
     def text(self) -> str:
-        return f"{self.number}:{self.listener}:{self.intercom}"
+        return f"{self.number}:{self.listener}:{self.shares}:{self.intercom}"
 
 
 def place_of(text: str) -> Place | None:
     """What `text` of the variable WORKER says; None for what no parent of ours says."""
     numbers = text.split(":")
-    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+    if len(numbers) != 4 or not all(n.isascii() and n.isdigit() for n in numbers):
         return None
     return Place(*map(int, numbers))
 
@@ -76,6 +77,7 @@ class IProcesses(Protocol):
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
@@ -138,6 +140,7 @@ class Processes:
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
@@ -147,7 +150,7 @@ class Processes:
         """
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            descriptors = listener, theirs.fileno()
+            descriptors = listener, shares, theirs.fileno()
             place = Place(number, *descriptors)
             variables = {**environ, WORKER: place.text}
             pid = _spawn(self._command, variables, descriptors)

@@ -369,12 +369,14 @@ credentials there and not these.
     Entry(
         "HMAC_KEY",
         "Credentials",
-        "key of the credential hashes; required with ``REDIS_URL``, else a random one",
+        "key of the credential hashes; required with credentials in Redis, else a "
+        "random one",
         """
 Key of the HMAC-SHA512 hashes of passwords and tokens. Only these hashes are compared
-with what clients send. Required with ``REDIS_URL``: it is the key that the hashes in
-Redis were made with (``logiss hash``). Without Redis each process takes a random key,
-which does as well, because the hashes never leave the process.
+with what clients send. Required with ``REDIS_URL``, as ``REDIS_KEY`` is: it is the key
+that the hashes in Redis were made with (``logiss hash``). Without credentials in Redis
+each process takes a random key, which does as well, because the hashes never leave the
+process.
 """,
         type="text",
         examples=("a-long-random-text",),
@@ -387,7 +389,8 @@ which does as well, because the hashes never leave the process.
         """
 The Redis that has the credentials, in the hash ``REDIS_KEY``. They are read at start
 and every ``CREDENTIAL_REFRESH_INTERVAL``; until they have been, only users of
-``TOKEN_MAP`` are served: see `Credentials <credentials.rst>`__.
+``TOKEN_MAP`` are served: see `Credentials <credentials.rst>`__. With ``DEDUPE_REDIS``
+it also has the table of retried posts, or only that.
 
 ``rediss://`` is TLS: the certificate must be for the host (RFC 6125) and lead to an
 authority of the system, or of the bundle that OpenSSL's own variable
@@ -417,7 +420,9 @@ No line repeats the URL.
         "the hash in Redis that has the credentials; required with ``REDIS_URL``",
         """
 The hash that has the credentials: users, and for each a JSON list. See `Credentials
-<credentials.rst>`__. Required with ``REDIS_URL``; without it it does nothing.
+<credentials.rst>`__. Required with ``REDIS_URL``, unless that is there for
+``DEDUPE_REDIS`` alone and ``TOKEN_MAP`` has the credentials; without it it does
+nothing.
 """,
         type="text",
         examples=("logiss:credentials",),
@@ -827,5 +832,47 @@ cut, and its file says so. Not in log-iss.
         type="size",
         examples=("1GiB",),
         mistakes=("0",),
+    ),
+    Entry(
+        "DEDUPE_REDIS",
+        "Retried posts",
+        "``1``: know retried posts by a table in ``REDIS_URL`` that a fleet shares",
+        """
+``1`` keeps the table of ``Logplex-Frame-Id`` also in the Redis of ``REDIS_URL``, so
+that a retry is known by whatever process it reaches: see `Reliability
+<reliability.rst#a-table-for-a-fleet>`__. Redis can be slow, full or gone: posts are
+delivered as without it then, and a retry may be forwarded twice. When ``TOKEN_MAP``
+says who may post, and ``REDIS_KEY`` is not set, Redis is there for this alone. Not in
+log-iss.
+""",
+        type="flag",
+        examples=("1",),
+        mistakes=("redis",),
+    ),
+    Entry(
+        "DEDUPE_TIMEOUT",
+        "Retried posts",
+        "how long that Redis may take for an answer; then posts go on without it",
+        """
+How long the Redis of ``DEDUPE_REDIS`` may take for an answer. One that takes longer is
+given up, with its connection, and posts do not wait for it until it has shown that it
+is well again. At most a quarter of ``DELIVERY_TIMEOUT``. Not in log-iss.
+""",
+        type="duration",
+        examples=("20ms", "0.2"),
+        mistakes=("0",),
+    ),
+    Entry(
+        "DEDUPE_PREFIX",
+        "Retried posts",
+        "what the keys of that table begin with",
+        """
+What the keys of the table begin with; a colon and 32 hex digits follow. Instances that
+share a table have the same; fleets that share a Redis, but are not to know of each
+other, have different ones. Not in log-iss.
+""",
+        type="text, at most 64 printable ASCII characters without spaces",
+        examples=("logs-eu:dedupe",),
+        mistakes=("two words",),
     ),
 )

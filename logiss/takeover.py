@@ -13,6 +13,7 @@ from typing import Any
 from attrs import astuple, field, frozen
 
 from logiss.intercom import DIALECT, NotUnderstood, read, written
+from logiss.shares import memory_file
 from logiss.totals import Gone
 
 #: Names the descriptor of the file.
@@ -46,12 +47,14 @@ class Takeover:
     """
     @ivar listener: the descriptor of the socket for posts.
     @ivar admin: of that for the status page.
+    @ivar shares: of the table of the workers' shares.
     @ivar environ: with which the workers were started; has secrets.
     @ivar given: variables that do not stand in the environment, nor in a file.
     """
 
     listener: int
     admin: int | None
+    shares: int
     generation: int
     environ: Mapping[str, str] = field(repr=False)
     given: Mapping[str, str]
@@ -61,7 +64,12 @@ class Takeover:
 
     def descriptors(self) -> list[int]:
         admin = [] if self.admin is None else [self.admin]
-        return [self.listener, *admin, *(worker.descriptor for worker in self.workers)]
+        return [
+            self.listener,
+            self.shares,
+            *admin,
+            *(worker.descriptor for worker in self.workers),
+        ]
 
 
 def hand_over(takeover: Takeover) -> int:
@@ -77,6 +85,7 @@ def hand_over(takeover: Takeover) -> int:
             VERSION,
             takeover.listener,
             takeover.admin,
+            takeover.shares,
             takeover.generation,
             dict(takeover.environ),
             dict(takeover.given),
@@ -85,7 +94,7 @@ def hand_over(takeover: Takeover) -> int:
             gone,
         )
     )
-    descriptor = os.memfd_create("logiss-takeover")
+    descriptor = memory_file("logiss-takeover")
     os.write(descriptor, octets)
     for each in [descriptor, *takeover.descriptors()]:
         os.set_inheritable(each, True)
@@ -117,6 +126,7 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             int(version),
             int(listener),
             admin,
+            int(shares),
             int(generation),
             dict(variables),
             dict(given),
@@ -127,6 +137,7 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             return Takeover(
                 listener,
                 admin,
+                shares,
                 generation,
                 variables,
                 given,

@@ -23,6 +23,7 @@ from logiss.life import Life, TwistedEvents
 from logiss.processes import Place
 from logiss.service import LogissService
 from logiss.settings import Settings
+from logiss.shares import Shares
 from logiss.takeover import VERSION
 
 #: How long the parent may take to hear the end of it.
@@ -163,6 +164,7 @@ class WorkerProcess(Life):
             self.journal.write,
             Listeners(inherited(place.listener)),
             place.number,
+            Shares(place.shares, place.number - 1),
         )
         self._logiss.logs.budget.on_given_back = memory.give_back_freed
         self._logiss.prepare()

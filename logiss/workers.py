@@ -16,6 +16,7 @@ The life of a worker, by its state::
 Whoever ends without having been told to has fallen.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from logiss.history import Sample
 from logiss.intercom import DIALECT, read
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
+from logiss.shares import make_table, strike_out
 from logiss.takeover import VERSION
 from logiss.totals import Gone, sum_facts, sum_samples
 
@@ -126,6 +128,7 @@ class Workers:
         on_given_up: Callable[[], None],
         generation: int = 0,
         gone: Gone | None = None,
+        shares: int | None = None,
     ) -> None:
         self._clock = clock
         self._processes = processes
@@ -134,6 +137,7 @@ class Workers:
         self._on_given_up = on_given_up
         self.generation = generation
         self.gone = gone or Gone()
+        self.shares = make_table(plan.count) if shares is None else shares
         self.workers: list[Worker] = []
         self.falls: dict[int, int] = {}
         self._false_starts: dict[int, int] = {}
@@ -196,17 +200,20 @@ class Workers:
 
         @raise NotRenewed: one of them could not; nothing has changed.
         """
-        generation = self.generation + 1
+        generation, shares = self.generation + 1, make_table(plan.count)
         new: list[Worker] = []
         try:
             for number in range(1, plan.count + 1):
-                new.append(self._begin(number, plan, generation))
+                new.append(self._begin(number, plan, generation, shares))
             await self._until_prepared(new)
         except (NotRenewed, OSError) as e:
+            os.close(shares)
             await self._dismiss(new)
             raise NotRenewed(str(e)) from None
         self._forget_restarts()
-        before, self.plan, self.generation = self.plan, plan, generation
+        os.close(self.shares)
+        before, self.plan = self.plan, plan
+        self.generation, self.shares = generation, shares
         for worker in self.living(STARTING, SERVING):
             if worker.generation == generation:
                 self._have_accept(worker)
@@ -283,20 +290,20 @@ class Workers:
     def _start_worker(self, number: int) -> None:
         self._restarts.pop(number, None)
         try:
-            worker = self._begin(number, self.plan, self.generation)
+            worker = self._begin(number, self.plan, self.generation, self.shares)
         except OSError as e:
             self._events.worker_not_started(number, e.strerror or str(e))
             self._count_fall(number)
             return
         self._have_accept(worker)
 
-    def _begin(self, number: int, plan: Plan, generation: int) -> Worker:
+    def _begin(self, number: int, plan: Plan, generation: int, shares: int) -> Worker:
         now = self._clock.seconds()
         worker = Worker(number, generation, now, now)
         self._connect(
             worker,
             lambda on_message, on_end: self._processes.start(
-                number, plan.listener, plan.environ, on_message, on_end
+                number, plan.listener, shares, plan.environ, on_message, on_end
             ),
         )
         self.workers.append(worker)
@@ -397,6 +404,8 @@ class Workers:
         worker.is_ended = True
         self.workers.remove(worker)
         worker.process.let_go()
+        if worker.generation == self.generation:
+            strike_out(self.shares, worker.number - 1)
         number, pid = worker.number, worker.process.pid
         # Minus the signal, where a signal has ended it.
         self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)

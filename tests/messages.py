@@ -75,6 +75,11 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ("answers", "HTTP/1.1 … …"),
         ("answers", "text/plain; charset=utf-8"),
         ("channel", "Connection: close"),
+        (
+            "dedupe",
+            "if redis.call('get',KEYS[1])==ARGV[1] then return"
+            " redis.call('del',KEYS[1]) else return 0 end",
+        ),
         ("channel", "HTTP/1.1 … …"),
         ("channel", "… … HTTP/…"),
         ("relp", "… close 0"),

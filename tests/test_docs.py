@@ -66,10 +66,14 @@ def variables_read() -> set[str]:
     return environ.asked
 
 
+#: What has to be set beside a variable.
+BESIDE = {"DEDUPE_REDIS": {"REDIS_URL": "redis://cache.example.com"}}
+
+
 def problems_of(name: str, value: str) -> list[str]:
     """What is wrong with `name` when it has `value` and all else is right."""
     try:
-        settings.read({**RIGHT, name: value})
+        settings.read({**RIGHT, **BESIDE.get(name, {}), name: value})
     except settings.SettingsError as e:
         return [p for p in e.problems if p.startswith(f"{name}:")]
     return []
@@ -321,6 +325,8 @@ class LogLinesTests(SynchronousTestCase):
             "credentials_not_refreshed": (1, "why"),
             "credential_skipped": (b"app", "why", True),
             "credentials_skipped": (1,),
+            "dedupe_usable": (1.0, 2),
+            "dedupe_lost": ("why",),
             "captures_lost": (1, "why"),
             "clients_cut": (1, "192.0.2.7", "why"),
             "proxy_headers_refused": (1, "192.0.2.7", "why"),

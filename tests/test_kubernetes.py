@@ -474,6 +474,8 @@ class RolloutTests(SynchronousTestCase):
             found = read(overlay)
             sleep = container(overlay)["lifecycle"]["preStop"]["sleep"]["seconds"]
             self.assertGreaterEqual(sleep, 5)
+            # A client that posts now and then has had an answer, and so has moved.
+            self.assertGreaterEqual(found.drain_delay_seconds, 5)
             needed = sleep + _drain_seconds(found) + GOODBYE_SECONDS
             self.assertEqual(
                 pod(overlay)["spec"]["terminationGracePeriodSeconds"],
@@ -500,8 +502,7 @@ class RolloutTests(SynchronousTestCase):
 
 def _drain_seconds(found: Settings) -> float:
     """How long posts may still be inside after SIGTERM."""
-    delay: float = getattr(found, "drain_delay_seconds", 0.0)
-    return delay + found.delivery_timeout_seconds
+    return found.drain_delay_seconds + found.delivery_timeout_seconds
 
 
 class ProbesTests(SynchronousTestCase):

@@ -229,6 +229,15 @@ class EventLogTests(SynchronousTestCase):
             ' message="more entries that cannot be read"',
         ),
         (
+            lambda log: log.dedupe_usable(1.5, 7),
+            "count#log-iss.dedupe.usable=1"
+            " measure#log-iss.dedupe.outage.duration=1.500000s posts=7",
+        ),
+        (
+            lambda log: log.dedupe_lost("a b"),
+            'count#log-iss.dedupe.outage=1 message="a b"',
+        ),
+        (
             lambda log: log.connect_attempted(0),
             "count#log-iss.forwarder.connect.attempt=1 id=0",
         ),

@@ -20,6 +20,7 @@ from logiss.processes import (
     place_of,
     this_command,
 )
+from logiss.shares import make_table
 
 
 class PlaceTests(SynchronousTestCase):
@@ -27,11 +28,14 @@ class PlaceTests(SynchronousTestCase):
 
     def test_round(self) -> None:
         """What the parent says is understood."""
-        self.assertEqual(place_of(Place(2, 7, 11).text), Place(2, 7, 11))
+        self.assertEqual(place_of(Place(2, 7, 8, 11).text), Place(2, 7, 8, 11))
 
     def test_strange(self) -> None:
         """What no parent says is not."""
-        for text in ("1", "1:2", "1:2:3:4", "a:2:3", "1::3", "-1:2:3", "\u0661:2:3"):
+        for text in (
+            *("1", "1:2:3", "1:2:3:4:5", "a:2:3:4", "1::3:4", "-1:2:3:4"),
+            "\u0661:2:3:4",
+        ):
             with self.subTest(text):
                 self.assertIsNone(place_of(text))
 
@@ -65,15 +69,17 @@ class ProcessesTests(SynchronousTestCase):
         self.reactor = FakeReactor()
         self.listener = socket.socket()
         self.addCleanup(self.listener.close)
+        self.shares = make_table(3)
+        self.addCleanup(os.close, self.shares)
 
     def start(self, code: str, command: Sequence[str] = ()) -> Process:
         """A process that runs `code`."""
         processes = Processes(
             self.reactor, command or [sys.executable, "-c", f"import os\n{code}"]
         )
-        number = self.listener.fileno()
+        number, shares = self.listener.fileno(), self.shares
         process = processes.start(
-            3, number, {"A": "1"}, lambda message: None, lambda: None
+            3, number, shares, {"A": "1"}, lambda message: None, lambda: None
         )
         self.addCleanup(process.let_go)
         self.addCleanup(self.end, process)
@@ -111,9 +117,9 @@ class ProcessesTests(SynchronousTestCase):
         self.assertEqual(process.exit_code(), 255)
 
     def test_what_it_has(self) -> None:
-        """It has the variables, the socket, its end of the intercom, and no more."""
+        """It has the variables, socket, table, its end of the intercom, and no more."""
         code = f"""
-number, listener, intercom = os.environ.pop({WORKER!r}).split(":")
+number, listener, shares, intercom = os.environ.pop({WORKER!r}).split(":")
 assert dict(os.environ).get("A") == "1" and "HOME" not in os.environ, os.environ
 import signal
 assert number == "3"
@@ -124,7 +130,7 @@ for n in range(3, 200):
     except OSError:
         continue
     there.add(n)
-assert there - {passed_on()!r} == {{int(listener), int(intercom)}}, there
+assert there - {passed_on()!r} == {{int(listener), int(shares), int(intercom)}}, there
 assert os.getpgrp() == os.getpid()
 assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 os.write(int(intercom), b"here")
@@ -136,7 +142,7 @@ os._exit(0)
         self.assertEqual(self.code(process), 0)
         self.assertEqual(os.read(process.descriptor, 100), b"here")
         self.assertEqual(os.read(process.descriptor, 100), b"")
-        for descriptor in (process.descriptor, self.listener.fileno()):
+        for descriptor in (process.descriptor, self.listener.fileno(), self.shares):
             self.assertFalse(os.get_inheritable(descriptor))
         self.assertEqual(self.reactor.adopted, [process.descriptor])
 

@@ -130,12 +130,14 @@ class Started:
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
     ) -> None:
         self.number = number
         self.listener = listener
+        self.shares = shares
         self.environ = environ
         self.on_message = on_message
         self.on_end = on_end
@@ -711,7 +713,7 @@ class AdoptTests(WorkersCase):
         started: list[FakeProcess] = []
 
         def take_over(*told: Any) -> FakeProcess:
-            started.append(FakeProcess(50 + number, Started(number, 7, {}, *told)))
+            started.append(FakeProcess(50 + number, Started(number, 7, 8, {}, *told)))
             return started[-1]
 
         self.workers.adopt(worker, take_over)

@@ -61,6 +61,7 @@ def test_probes(tmp_path: Path) -> None:
         "ADMIN_PORT": "0",
         "ADMIN_HOST": "127.0.0.1",
         "DELIVERY_TIMEOUT": "3",
+        "DRAIN_DELAY": "0",
         "MAX_CONNECTIONS": "4",
     }
     with receiving() as receiver:
