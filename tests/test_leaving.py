@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import service
 from logiss.drain import Drain
+from logiss.facts import Clients as ConnectedClients
 from logiss.proxied import ProxiedFactory
 from logiss.service import LEFT_POLL_SECONDS, LogissService
 from logiss.site import ChannelSite, Clients, LogsSite
@@ -440,6 +441,19 @@ class HouseTests(SynchronousTestCase):
         busy.lose()
         self.reactor.advance(LEFT_POLL_SECONDS)
         self.assertEqual(left(), [None])
+
+    def test_counted(self) -> None:
+        """Those who are there still count, and that is as many as there may be."""
+        house = self.house()
+        self.accept(house)
+        wire = self.connect()
+        port: Any = house._port
+        port._accepting.pauses = 3
+        self.leave(house)
+        self.assertEqual(house.watch.facts().clients, ConnectedClients(1, 1, 3))
+        self.assertEqual(house.counts, (1, 0))
+        wire.lose()
+        self.assertEqual(house.watch.facts().clients, ConnectedClients(0, 0, 3))
 
     def test_leave_never(self) -> None:
         """Who neither ends nor goes is turned out when all deadlines are over."""

@@ -20,6 +20,7 @@ from logiss.life import TwistedEvents
 from logiss.parent import Configuration, Parent, Sockets
 from logiss.settings import Settings, SettingsError
 from logiss.takeover import TAKEOVER
+from logiss.variables import Destination
 from logiss.workers import NotRenewed, Plan
 from tests.fakes import Lines
 from tests.test_service import settings
@@ -537,14 +538,13 @@ class SocketsTests(ParentCase):
         listener: Any = FakeSocket(5000, [])
         self.make(Listeners(logs=listener))
         self.be_parent()
+        socket = self.parent._sockets.logs
         for _ in range(2):
             self.configure(listen_host="192.0.2.9")
             self.parent.reload()
             self.renewed()
             self.assertEqual(self.parent._given_variables, {"PORT": "5000"})
-        self.assertEqual(
-            self.workers.plans[-1].listener, self.workers.plans[0].listener
-        )
+            self.assertEqual(self.workers.plans[-1].listener, socket.descriptor)
 
     def test_given_before(self) -> None:
         """Whoever has executed itself still knows that they were."""
@@ -560,6 +560,27 @@ class SocketsTests(ParentCase):
             before=before,  # type: ignore[arg-type]
         )
         self.assertEqual(again._given_variables, {"PORT": "5000"})
+
+
+class DestinationTests(ParentCase):
+    """A destination that the process has set up itself counts, now and later."""
+
+    def test_changed(self) -> None:
+        """Whatever the configuration says at SIGHUP."""
+        receiver = Destination("127.0.0.1", 4711)
+        self.parent.change_destination(receiver)
+        self.be_parent()
+        for _ in range(2):
+            self.assertEqual(self.parent.settings.forward_dest, (receiver,))
+            self.next = Configuration(
+                settings("sent"), {"DEPLOY": "new", "FORWARD_DEST": "192.0.2.1:601"}
+            )
+            self.parent.reload()
+            self.renewed()
+            self.assertEqual(
+                self.workers.plans[-1].environ,
+                {"DEPLOY": "new", "FORWARD_DEST": "127.0.0.1:4711"},
+            )
 
 
 class HangupTests(ParentCase):
