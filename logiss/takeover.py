@@ -10,8 +10,10 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import Factory, asdict, evolve, field, fields, frozen
 
+from logiss.facts import Facts
+from logiss.history import Sample
 from logiss.intercom import DIALECT, NotUnderstood, read, written
 from logiss.totals import Gone
 
@@ -28,6 +30,7 @@ class Handed:
 
     @ivar descriptor: of its parent's end of the intercom, and @ivar unread: what has
         come there of a message that is not whole.
+    @ivar facts: what it has told last, and @ivar sample: likewise.
     """
 
     number: int
@@ -37,6 +40,8 @@ class Handed:
     state: str
     started_at: float
     unread: bytes
+    facts: Facts | None = None
+    sample: Sample | None = None
 
 
 @frozen
@@ -46,6 +51,8 @@ class Takeover:
     @ivar admin: of that for the status page.
     @ivar environ: with which the workers were started; has secrets.
     @ivar given: variables that do not stand in the environment, nor in a file.
+    @ivar started_at: since when there are counts.
+    @ivar reloads: how often the configuration was read anew, by what came of it.
     """
 
     listener: int
@@ -56,6 +63,8 @@ class Takeover:
     workers: tuple[Handed, ...]
     falls: Mapping[int, int]
     gone: Gone
+    started_at: float = 0.0
+    reloads: Mapping[str, int] = Factory(dict)
 
     def descriptors(self) -> list[int]:
         admin = [] if self.admin is None else [self.admin]
@@ -72,7 +81,8 @@ def hand_over(takeover: Takeover) -> int:
         (w.number, w.generation, w.pid, w.descriptor, w.state, w.started_at, w.unread)
         for w in takeover.workers
     )
-    gone = written((DIALECT, takeover.gone.metrics, takeover.gone.sample))
+    told = [(worker.facts, worker.sample) for worker in takeover.workers]
+    counted = written((DIALECT, asdict(takeover.gone, recurse=False), told))
     octets = written(
         (
             _VERSION,
@@ -83,7 +93,9 @@ def hand_over(takeover: Takeover) -> int:
             dict(takeover.given),
             workers,
             dict(takeover.falls),
-            gone,
+            takeover.started_at,
+            dict(takeover.reloads),
+            counted,
         )
     )
     descriptor = os.memfd_create("logiss-takeover")
@@ -115,28 +127,41 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             dict(given),
             tuple(workers),
             dict(falls),
-            bytes(gone),
+            float(started_at),
+            dict(reloads),
+            bytes(counted),
         ):
+            gone, told = _counted(counted)
+            told = told or [(None, None)] * len(workers)
             return Takeover(
                 listener,
                 admin,
                 generation,
                 variables,
                 given,
-                tuple(Handed(*worker) for worker in workers),
+                tuple(
+                    evolve(Handed(*worker), facts=facts, sample=sample)
+                    for worker, (facts, sample) in zip(workers, told, strict=True)
+                ),
                 falls,
-                _gone(gone),
+                gone,
+                started_at,
+                reloads,
             )
     raise NotUnderstood("it was written by another version")
 
 
-def _gone(octets: bytes) -> Gone:
-    """What they have counted; nothing where that is not understood any more."""
+_Told = list[tuple[Facts | None, Sample | None]]
+
+
+def _counted(octets: bytes) -> tuple[Gone, _Told]:
+    """What workers have counted; nothing where that is not understood any more."""
     try:
         message: tuple[Any, ...] = read(octets)
     except NotUnderstood:
-        return Gone()
+        return Gone(), []
     match message:
-        case (dialect, metrics, sample) if dialect == DIALECT:
-            return Gone(metrics, sample)
-    return Gone()
+        case (dialect, dict(gone), list(told)) if dialect == DIALECT:
+            if set(gone) == {each.name for each in fields(Gone)}:
+                return Gone(**gone), told
+    return Gone(), []
