@@ -430,7 +430,8 @@ def _which(connection: Document) -> str:
     """The number of a connection, behind that of its worker if it has one."""
     number = _count(connection, "id")
     worker = _said(connection, "worker", lambda n: f"{n:.0f}/", "")
-    return f"{worker}{number}"
+    also = " (not serving)" if connection.get("is_serving") is False else ""
+    return f"{worker}{number}{also}"
 
 
 def _age(document: Document, row: Document, name: str) -> str:

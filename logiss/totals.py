@@ -9,6 +9,7 @@ remembered too: a credential is not unused because who has seen it is gone.
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest
+from math import floor
 from typing import Any
 
 from attrs import Factory, evolve, fields, frozen
@@ -36,6 +37,8 @@ from logiss.metrics import (
 # Each worker reads the same credentials: what the last of them has read is so for all.
 _OF_THE_LATEST = ("refreshed_at", "entries_unreadable")
 _IN_NO_SUM = ("links", *_OF_THE_LATEST)
+#: About a microsecond; 2 ** 33 s are still exact.
+_PARTS = 2.0**20
 #: Of a sample, what is no count.
 _NOW: dict[str, Any] = dict.fromkeys(
     ("at", "queue_payloads", "queue_bytes", "inflight_bytes"), 0
@@ -69,21 +72,38 @@ def _sum(was: Any, more: Any) -> Any:
         for code, count in more.given().items():
             was[code] += count
     elif isinstance(was, CountsByName):
-        for name, count in more.items():
-            was.add(name, count)
+        _add_names(was, more)
     elif isinstance(was, deque):
         return deque(sorted([*was, *more], key=lambda post: post.at), FAILURES_MAX)
     elif isinstance(was, dict):
         _add_losses(was, more)
+    elif isinstance(was, float):
+        return was + _exact(more)
     else:
         return was + more
     return was
 
 
+def _exact(seconds: float) -> float:
+    """
+    In parts of which every sum is exact: to what is added in another order, when a
+    worker has gone, nothing may be missing, not even the last bit. A counter that is
+    smaller than it was is taken for one that has begun anew.
+    """
+    return floor(seconds * _PARTS) / _PARTS
+
+
+def _add_names(was: CountsByName, more: CountsByName) -> None:
+    for name, count in more.items():
+        is_room = name in was or len(was) - (() in was) < NAMES_MAX
+        name = name if is_room else ()
+        was[name] = was.get(name, 0) + count
+
+
 def _sum_histograms(was: Histogram, more: Histogram) -> Histogram:
     total = Histogram()
     total.counts = [a + b for a, b in zip(was.counts, more.counts, strict=True)]
-    total.sum_seconds = was.sum_seconds + more.sum_seconds
+    total.sum_seconds = was.sum_seconds + _exact(more.sum_seconds)
     return total
 
 
@@ -166,7 +186,7 @@ class Gone:
         metrics = sum_metrics([self.metrics, facts.metrics])
         metrics.refreshed_at, metrics.entries_unreadable = 0.0, 0
         links = _sum_links([*self.links, *(_ended(number, f) for f in facts.links)])
-        cpu_seconds = self.cpu_seconds.get(number, 0.0) + facts.cpu_seconds
+        cpu_seconds = self.cpu_seconds.get(number, 0.0) + _exact(facts.cpu_seconds)
         return Gone(
             metrics,
             evolve(_add_samples(self.sample, sample), **_NOW),
@@ -196,7 +216,7 @@ class Gone:
             (metrics.accepted_by_stage, mine.accepted_by_stage),
             (metrics.refused_by_user, mine.refused_by_user),
         ):
-            for name in named.keys() - known.keys():
+            for name in named.keys() - known.keys() - {()}:
                 known[name] = 0
         for user in metrics.losses_by_user.keys() - mine.losses_by_user.keys():
             mine.losses_by_user[user] = ReportedLoss(0.0, 0, 0)
@@ -284,16 +304,28 @@ def cpu_by_worker(living: Sequence[Living], gone: Gone) -> dict[int, float]:
     """What the workers of each number had of the machine, in seconds."""
     seconds = dict(gone.cpu_seconds)
     for one in living:
-        seconds[one.number] = seconds.get(one.number, 0.0) + one.facts.cpu_seconds
+        seconds[one.number] = seconds.get(one.number, 0.0) + _exact(
+            one.facts.cpu_seconds
+        )
     return seconds
 
 
 def _links(living: Sequence[Living]) -> tuple[LinkFacts, ...]:
     in_order = sorted(living, key=lambda one: (one.number, not one.is_serving))
     return tuple(
-        evolve(link, worker=one.number, is_serving=one.is_serving)
+        LinkFacts(
+            _exact_link(link.link), link.waited_seconds, one.number, one.is_serving
+        )
         for one in in_order
         for link in one.facts.links
+    )
+
+
+def _exact_link(link: Link) -> Link:
+    return evolve(
+        link,
+        connect_seconds=_exact(link.connect_seconds),
+        confirmation=_sum_histograms(Histogram(), link.confirmation),
     )
 
 

@@ -204,9 +204,10 @@ const workers = new Table(
   ],
 );
 
-// Behind the number of its worker, if it has one.
-const connectionName = (link) =>
-  (link.worker === null ? `${link.id}` : `${link.worker}/${link.id}`);
+// Behind the number of its worker, if it has one, of which there may be two: an old one
+// that leaves, or a new one that does not take posts yet.
+const connectionName = (link) => (link.worker === null ? `${link.id}`
+  : `${link.worker}/${link.id}${link.is_serving ? "" : " (not serving)"}`);
 
 const connections = new Table(
   "connections",
