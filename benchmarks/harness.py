@@ -137,8 +137,30 @@ def post_body(frames: int) -> bytes:
     return "".join(out).encode()
 
 
-def wrk_script(directory: Path, frames: int) -> Path:
-    """A script for wrk that posts `frames` frames again and again."""
+#: Another Logplex-Frame-Id for each request of each thread and run.
+_FRAME_IDS = """
+math.randomseed(os.time() + tonumber(tostring({}):match("0x(%x+)"), 16) % 2^31)
+local run, n = math.random(0, 2^31 - 1), 0
+local head, tail = nil, nil
+request = function()
+  if head == nil then
+    wrk.headers["Logplex-Frame-Id"] = string.rep("f", 32)
+    local whole = wrk.format()
+    local from, to = whole:find(string.rep("f", 32), 1, true)
+    head, tail = whole:sub(1, from - 1), whole:sub(to + 1)
+  end
+  n = n + 1
+  return head .. string.format("%016x%016x", run, n) .. tail
+end
+"""
+
+
+def wrk_script(directory: Path, frames: int, frame_ids: bool = False) -> Path:
+    """
+    A script for wrk that posts `frames` frames again and again.
+
+    @param frame_ids: each post has one of its own.
+    """
     body = directory / f"{frames}.body"
     body.write_bytes(post_body(frames))
     uuid = "34bc219c-983b-463e-a17d-3d34ee7db812"
@@ -153,7 +175,7 @@ def wrk_script(directory: Path, frames: int) -> Path:
     lines += [f'wrk.headers["{k}"] = "{v}"' for k, v in headers.items()]
     lines += [f'local f = io.open("{body}", "rb")', 'wrk.body = f:read("*a")']
     script = directory / f"{frames}.lua"
-    script.write_text("\n".join(lines) + "\n")
+    script.write_text("\n".join(lines) + "\n" + _FRAME_IDS * frame_ids)
     return script
 
 

@@ -5,13 +5,17 @@ CPU time per POST of logiss, beside a floor that only moves the bytes.
         [--frames 1 --frames 50 ...] [--variant stock] [--variant pure]
         [--variant tls] [--variant sent] [--variant relp]
         [--variant relp-256] [--variant relp-512]
+        [--variant dedupe] [--frame-ids]
         [--peer NAME=COMMAND] [--plot FILE.svg]
 
 Each server in turn takes the same load from wrk, round after round; the figures are
 medians over the rounds. A peer is any command that starts a log-iss in the
 foreground: it gets PORT, FORWARD_DEST, TOKEN_MAP, DEPLOY and HMAC_KEY.
 
-Needs gcc and wrk. Installs nothing.
+With `--frame-ids` each post has a Logplex-Frame-Id of its own; the variant `dedupe`
+keeps them in a redis-server that is started for it.
+
+Needs gcc and wrk, `dedupe` also redis-server. Installs nothing.
 """
 
 import argparse
@@ -38,6 +42,7 @@ VARIANTS = {
     "relp": {},
     "relp-256": {"RELP_WINDOW": "256"},
     "relp-512": {"RELP_WINDOW": "512"},
+    "dedupe": {"DEDUPE_REDIS": "1"},
 }
 
 
@@ -98,6 +103,12 @@ def start_servers(
             log = directory / "relp_sink.log"
             stack.enter_context(harness.process(relp_sink, relp_port, log))
             variables |= harness.environment(port, relp_port, "relp://127.0.0.1")
+        elif name == "dedupe":
+            redis_port = harness.free_port()
+            variables["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}"
+            redis = ["redis-server", "--port", str(redis_port), "--save", ""]
+            log = directory / "redis.log"
+            stack.enter_context(harness.process(redis, redis_port, log))
         start(name, LOGISS, port, **variables)
     return servers
 
@@ -118,7 +129,10 @@ def run(arguments: argparse.Namespace) -> Results:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         variants = ["logiss", *arguments.variant]
         servers = start_servers(stack, directory, variants, arguments.peer)
-        scripts = {n: harness.wrk_script(directory, n) for n in arguments.frames}
+        scripts = {
+            n: harness.wrk_script(directory, n, arguments.frame_ids)
+            for n in arguments.frames
+        }
         time.sleep(1)
         for server in servers:
             for script in scripts.values():
@@ -195,6 +209,7 @@ def main() -> int:
         "--variant", action="append", default=[], choices=[*VARIANTS][1:]
     )
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--frame-ids", action="store_true")
     parser.add_argument("--plot", metavar="FILE.svg")
     arguments = parser.parse_args()
     arguments.frames = arguments.frames or [1, 50, 500]
@@ -202,6 +217,8 @@ def main() -> int:
         harness.need("gcc", "wrk")
         if "tls" in arguments.variant:
             _need_package("trustme", "--variant tls")
+        if "dedupe" in arguments.variant:
+            harness.need("redis-server")
         if arguments.plot:
             _need_package("pygal", "--plot")
         results = run(arguments)

@@ -6,11 +6,9 @@ say so, and the sums of their use.
 import os
 
 from twisted.application.service import Service
-from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall
 
-from logiss.connector import IReactor, endpoint_to
+from logiss.connector import IReactor, redis_endpoint
 from logiss.credentials import Credentials, Table
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
@@ -18,7 +16,7 @@ from logiss.redis import REDIS_SECONDS, RedisHash
 from logiss.refresh import Refresher
 from logiss.settings import Settings
 from logiss.uses import SUM_SECONDS, UseSums
-from logiss.variables import Destination, RedisURL
+from logiss.variables import RedisURL
 
 
 class Admission(Service):
@@ -43,10 +41,10 @@ class Admission(Service):
         self._summing = LoopingCall(self._uses.write)
         self._summing.clock = reactor
         self._refresher: Refresher | None = None
-        if settings.redis_url is not None:
+        if settings.credentials_url is not None:
             self._refresher = Refresher(
                 reactor,
-                redis_hash(reactor, settings.redis_url, settings.redis_key),
+                redis_hash(reactor, settings.credentials_url, settings.redis_key),
                 self._replace,
                 events,
                 metrics,
@@ -81,12 +79,7 @@ class Admission(Service):
 
 def redis_hash(reactor: IReactor, url: RedisURL, key: str) -> RedisHash:
     """The hash `key` of the Redis at `url`, over TLS with its certificate checked."""
-    destination = Destination(url.host, url.port)
-    endpoint = endpoint_to(reactor, destination, REDIS_SECONDS)
-    if url.tls:
-        # Against the authorities of the system, or of SSL_CERT_FILE.
-        host = url.host.rstrip(".")
-        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+    endpoint = redis_endpoint(reactor, url, REDIS_SECONDS)
     return RedisHash(reactor, endpoint, url, key)
 
 
@@ -95,5 +88,5 @@ def settings_credentials(settings: Settings) -> Credentials:
     return Credentials.from_tokens(
         settings.hmac_key or os.urandom(64),
         settings.tokens,
-        awaits_more=settings.redis_url is not None,
+        awaits_more=settings.credentials_url is not None,
     )

@@ -49,7 +49,7 @@ class Answer:
         request.setResponseCode(self.code)
         for name, value in self.fields():
             request.setHeader(name, value)
-        if self.closes or getattr(request.site, "is_leaving", False):
+        if self.closes or _is_last(request):
             request.setHeader(b"connection", b"close")
             # twisted.web's HTTP/1 channel closes behind an answer when told so.
             request.channel.persistent = False
@@ -85,6 +85,15 @@ class Answer:
         lines = [b"HTTP/1.1 %d %b" % (self.code, reason)]
         lines += [b"%b: %b" % field for field in fields]
         return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if to_head else self.body())
+
+
+def _is_last(request: Request) -> bool:
+    """
+    Whether no more is to come from the client, on twisted.web's own channel: what it
+    has sent behind `request` already gets its answer too.
+    """
+    is_leaving = getattr(request.site, "is_leaving", False)
+    return is_leaving and not any(getattr(request.channel, "_dataBuffer", ()))
 
 
 def name_level(request: Request, level: str | None) -> None:

@@ -25,6 +25,7 @@ answered) are::
     closing     the last answer is written; what still comes is read past
 """
 
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 from typing import Protocol as TypingProtocol
@@ -122,6 +123,7 @@ class Channel(Protocol):
         "_direct",
         "_field_count",
         "_fields",
+        "_has_more",
         "_head_bytes",
         "_head_start",
         "_head_tail",
@@ -170,7 +172,7 @@ class Channel(Protocol):
         self._serving: LeanRequest | None = None
         self._unread: list[bytes] = []
         self._unread_bytes = 0
-        self._is_feeding = False
+        self._is_feeding = self._has_more = False
         self._next_turn: IDelayedCall | None = None
         self._paused = False
         self._waits_for_room = False
@@ -290,9 +292,10 @@ class Channel(Protocol):
                     at = self._read_head(data, at)
                 complete, self._complete = self._complete, None
                 if complete is not None and self._is_open:
+                    self._has_more = at < end
                     self._serve(complete)
         finally:
-            self._is_feeding = False
+            self._is_feeding = self._has_more = False
 
     def _read_head(self, data: bytes, at: int) -> int:
         """Read as far as the head goes, so that what follows it can be bounded."""
@@ -559,8 +562,21 @@ class Channel(Protocol):
             request.processingFailed(Failure())
 
     def is_last(self) -> bool:
-        """Whether the answer that is being written is to be the last."""
-        return self.site.is_leaving and not self._unread
+        """
+        Whether the answer that is being written is to be the last: what the client has
+        sent behind its request already gets its answer too.
+        """
+        return self.site.is_leaving and not self._has_sent_more()
+
+    def _has_sent_more(self) -> bool:
+        if self._unread or self._has_more:
+            return True
+        if self._direct is None:
+            return False
+        try:
+            return bool(self.transport.getHandle().recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def requestDone(self, request: LeanRequest) -> None:  # noqa: N802
         """`request` is answered in full."""
@@ -626,6 +642,12 @@ class Channel(Protocol):
                 self._serving.persistent = False
             else:
                 self._close()
+
+    def is_between_requests(self) -> bool:
+        """Whether nothing of a request is there that would have no answer."""
+        return not (
+            self._serving or self._incoming or self._in_head or self._has_sent_more()
+        )
 
     def abort(self) -> None:
         self.transport.abortConnection()

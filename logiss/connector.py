@@ -9,7 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import NotConnectingError
 from twisted.internet.interfaces import (
     IAddress,
@@ -23,10 +27,11 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from logiss.variables import Destination
+from logiss.variables import Destination, RedisURL
 
 #: How long an address may take for TCP's handshake. The kernel's pauses between two
 #: attempts grow, so that a long wait would find a healed path late.
@@ -50,6 +55,20 @@ def endpoint_to(
         destination.port,
         timeout=min(timeout_seconds, HANDSHAKE_SECONDS),
     )
+
+
+def redis_endpoint(
+    reactor: IReactor, url: RedisURL, timeout_seconds: float
+) -> IStreamClientEndpoint:
+    """What connects to the Redis at `url`, over TLS with its certificate checked."""
+    destination = Destination(url.host, url.port)
+    endpoint = endpoint_to(reactor, destination, timeout_seconds)
+    if not url.tls:
+        return endpoint
+    # Against the authorities of the system, or of SSL_CERT_FILE.
+    options = optionsForClientTLS(url.host.rstrip("."))
+    secured: IStreamClientEndpoint = wrapClientTLS(options, endpoint)
+    return secured
 
 
 @implementer(IConnector)

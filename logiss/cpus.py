@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def usable(root: Path = Path("/")) -> int:
+def usable(root: Path = Path("/"), bound: int | None = None) -> int:
     """
     How many CPUs the process may use, 1 at least. Part of one counts as one.
 
     @param root: where /proc and /sys/fs/cgroup are.
+    @param bound: to how many it is bound, where that is known.
     """
-    allowed = float(_bound())
+    allowed = float(bound or _bound())
     for limit in _limits(root):
         allowed = min(allowed, limit)
     return max(1, math.ceil(allowed))
@@ -68,6 +69,6 @@ def _quotient(quota: str, period: str) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")
     except OSError:
         return ""

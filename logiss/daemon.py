@@ -3,7 +3,6 @@ What ``twist logiss`` and ``twistd -n logiss`` run: the service of a process of 
 own, with its journal, its signals and its exit code.
 """
 
-import errno
 import os
 import signal
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from logiss.intercom import NotUnderstood
 from logiss.l2met import EventLog
 from logiss.life import TwistedEvents, exit_with, to_stderr
 from logiss.notify import Supervisor
-from logiss.parent import Configuration, Parent
+from logiss.parent import Configuration, Parent, why_not_listening
 from logiss.processes import WORKER, place_of
 from logiss.receiver import ReceiverFactory, printable
 from logiss.service import (
@@ -30,7 +29,7 @@ from logiss.service import (
     descriptors_wanted,
     platform_problems,
 )
-from logiss.settings import Settings, SettingsError
+from logiss.settings import SettingsError
 from logiss.variables import Destination
 from logiss.worker import WorkerProcess
 
@@ -133,7 +132,7 @@ def makeService(options: Options) -> Service:
 def _worker(reactor: Any, text: str, options: Options) -> Service:
     place = place_of(text)
     if place is None:
-        exit_with([f"{WORKER}: is not for you to set; unset it"])
+        exit_with(["LOGISS_WORKER: is not for you to set; unset it"])
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         settings = settings_room.read(os.environ)
@@ -179,22 +178,6 @@ def _configuration(environ: dict[str, str]) -> Configuration:
         raise SettingsError(problems)
     # Workers get what was read, and do not read the file again.
     return Configuration(settings, {n: v for n, v in environ.items() if n != ENV_FILE})
-
-
-def why_not_listening(error: CannotListenError, settings: Settings) -> str:
-    is_admin = settings.admin_port is not None and error.port == settings.admin_port
-    of_port, of_host = ("PORT", "LISTEN_HOST")
-    if is_admin and error.port != settings.port:
-        of_port, of_host = ("ADMIN_PORT", "ADMIN_HOST")
-    cause = error.socketError
-    why = getattr(cause, "strerror", None) or str(cause)
-    where = f"cannot listen on {error.interface or '*'}:{error.port}: {why}"
-    number = getattr(cause, "errno", None)
-    if number == errno.EADDRINUSE:
-        return f"{of_port}: {where}; end the process that listens there or take another"
-    if number == errno.EACCES:
-        return f"{of_port}: {where}; take one from 1024 on"
-    return f"{of_host}: {where}; set it to an address of this machine"
 
 
 class _Daemon(Parent):

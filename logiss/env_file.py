@@ -3,8 +3,14 @@ Reads variables from a file of ``NAME=value`` lines, which can change while the
 environment of a process cannot.
 """
 
+import os
+import stat
 from collections.abc import Mapping
 from io import StringIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
 
 #: The variable that names the file.
 ENV_FILE = "ENV_FILE"
@@ -23,14 +29,37 @@ def merged(environ: Mapping[str, str]) -> dict[str, str]:
 
     @raise EnvFileError: it cannot be read, or has a line that is no variable.
     """
-    path = environ.get(ENV_FILE, "").strip()
-    return {**environ, **_read(path)} if path else dict(environ)
+    return {**environ, **in_file(environ)}
 
 
-def _read(path: str) -> dict[str, str]:
+def in_file(environ: Mapping[str, str]) -> dict[str, str]:
+    """
+    What is in the file that ENV_FILE of `environ` names, if it names one.
+
+    @raise EnvFileError: as `merged`.
+    """
+    path = path_in(environ)
+    return _variables(path, _text(path, _octets(path))) if path else {}
+
+
+def path_in(environ: Mapping[str, str]) -> str:
+    """The path of the file; nothing where there is none."""
+    return environ.get(ENV_FILE, "").strip()
+
+
+def _octets(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            octets = file.read(FILE_BYTES_MAX + 1)
+        # Not to wait for whoever may write to a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise EnvFileError(
+                    f"{ENV_FILE}: {path!r} is no regular file; name a file of"
+                    " NAME=value lines"
+                )
+            octets = os.pread(descriptor, FILE_BYTES_MAX + 1, 0)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or str(e)
         raise EnvFileError(f"{ENV_FILE}: cannot read {path!r}: {why}") from None
@@ -39,8 +68,13 @@ def _read(path: str) -> dict[str, str]:
             f"{ENV_FILE}: {path!r} has more than {FILE_BYTES_MAX} bytes; name a file of"
             " NAME=value lines"
         )
+    return octets
+
+
+def _text(path: str, octets: bytes) -> str:
     try:
-        return _variables(path, octets.decode())
+        # Some editors put a mark in front of it.
+        return octets.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise EnvFileError(
             f"{ENV_FILE}: {path!r} must be UTF-8 text; take the odd bytes out"
@@ -53,7 +87,7 @@ def _variables(path: str, text: str) -> dict[str, str]:
 
     found = {}
     for binding in parse_stream(StringIO(text)):
-        if binding.error or (binding.key is not None and binding.value is None):
+        if _is_wrong(binding):
             string, line = binding.original.string, binding.original.line
             # It begins with the empty lines in front of it.
             line += len(string) - len(string.lstrip("\n"))
@@ -65,3 +99,13 @@ def _variables(path: str, text: str) -> dict[str, str]:
             found[binding.key] = binding.value
     found.pop(ENV_FILE, None)
     return found
+
+
+def _is_wrong(binding: "Binding") -> bool:
+    if binding.error:
+        return True
+    if binding.key is None:
+        return False
+    # What no environment can have is no variable either.
+    is_name = binding.key and "=" not in binding.key
+    return not is_name or binding.value is None or "\0" in binding.key + binding.value

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from logiss import words
 from logiss.facts import Facts
-from logiss.metrics import SECONDS_BOUNDS, Histogram, Link, Metrics
+from logiss.metrics import SECONDS_BOUNDS, UNASKED, Histogram, Link, Metrics
 
 #: A user is called by at most so many characters.
 LABEL_MAX = 128
@@ -118,6 +118,7 @@ class _FactsCollector(Collector):
         yield from _delivery(facts)
         yield from _backend(facts)
         yield _slowness(facts, self._lately())
+        yield from _dedupe(facts.metrics)
         yield from _credentials(facts)
         yield from _memory(facts)
         if facts.workers_wanted:
@@ -269,11 +270,13 @@ def _posts(facts: Facts) -> Iterator[Metric]:
     )
     yield _counters(
         "logiss_duplicate_posts",
-        "Retries that were not forwarded again: joined one under way, or came later.",
+        "Retries that were not forwarded again: joined one under way, came later, or"
+        " were known elsewhere in the fleet.",
         ["how"],
         {
             ("joined",): metrics.posts_joined,
             ("remembered",): metrics.posts_remembered,
+            ("elsewhere",): metrics.posts_known_elsewhere,
         },
     )
     yield _counter(
@@ -580,6 +583,30 @@ def _credentials(facts: Facts) -> Iterator[Metric]:
         "How long ago they should have been read anew.",
         facts.refresh_overdue_seconds,
     )
+
+
+def _dedupe(metrics: Metrics) -> Iterator[Metric]:
+    yield _counters(
+        "logiss_dedupe_unasked_posts",
+        "Posts forwarded without the word of the table in Redis, by why.",
+        ["reason"],
+        {(reason,): metrics.dedupe_unasked.get((reason,), 0) for reason in UNASKED},
+    )
+    for name, about, count in (
+        (
+            "overtaken_posts",
+            "Posts forwarded while another process had not ended theirs.",
+            metrics.dedupe_overtaken,
+        ),
+        (
+            "unrecorded_posts",
+            "Posts that were delivered, which it could not be told.",
+            metrics.dedupe_unrecorded,
+        ),
+        ("connects", "How often it became usable.", metrics.dedupe_connects),
+        ("outages", "How often it could not be used any more.", metrics.dedupe_outages),
+    ):
+        yield _counter(f"logiss_dedupe_{name}", about, count)
 
 
 def _memory(facts: Facts) -> Iterator[Metric]:

@@ -63,6 +63,10 @@ def _dialect() -> str:
 DIALECT = _dialect()
 
 
+# In place of a message that is not understood.
+_MUMBLED = ("mumbled",)
+
+
 class NotUnderstood(Exception):
     """These octets are no message."""
 
@@ -133,8 +137,8 @@ class Intercom(Protocol):
         try:
             message = read(octets)
         except NotUnderstood:
-            # Of another version; whoever waits for it sees that it does not come.
-            return
+            # Of another version. It says at least that the other end is alive.
+            message = _MUMBLED
         self._on_message(message)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -8,6 +8,7 @@ and their number is written when there is room again.
 
 import errno
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable
@@ -47,9 +48,8 @@ class Journal:
     @param clock: for the end of the reactor turn and for trying again.
     @param limit_bytes: of lines that wait; ours are ASCII, others may count less
         than their bytes.
-    @param atomic_bytes: write no more than that at once, and only whole lines, so that
-        those of several processes do not mix: a pipe takes PIPE_BUF bytes or nothing
-        (pipe(7)). A longer line is left out.
+    @param atomic_bytes: write no more than that at once, and only whole lines, for
+        other processes write there too; see `share`. A longer line is cut.
     @ivar on_dropped: told how many lines were dropped, once there is room; it may
         write a line about that.
     """
@@ -77,6 +77,13 @@ class Journal:
         """Whether there are lines that nobody has taken yet."""
         return bool(self._lines or self._rest)
 
+    def share(self) -> None:
+        """
+        From now on other processes write there too: a pipe takes PIPE_BUF bytes whole
+        or not at all (pipe(7)), and so does a socket, so that lines do not mix.
+        """
+        self._atomic_bytes = select.PIPE_BUF
+
     def write(self, line: str) -> None:
         """Write a line, without its line feed, at the end of this reactor turn."""
         if self._lines_bytes + len(self._rest) > self._limit_bytes:
@@ -96,37 +103,44 @@ class Journal:
             octets += ("\n".join(self._lines) + "\n").encode("utf-8", "replace")
             self._lines.clear()
             self._lines_bytes = 0
-        try:
-            self._rest = self._written(octets)
-        except BlockingIOError:
-            self._rest = octets
-        except OSError as e:
-            # Nobody is left to tell: the reader is gone or the disk is full. Only
-            # a full disk may come back.
-            self._rest = octets if e.errno == errno.ENOSPC else b""
+        self._rest = octets[self._taken(octets) :]
         if self._dropped and not self._rest:
             dropped, self._dropped = self._dropped, 0
             self.on_dropped(dropped)
 
-    def _written(self, octets: bytes) -> bytes:
-        """What the sink has not taken of `octets`."""
-        if self._atomic_bytes is None:
-            return octets[self._sink(octets) :]
-        view, at, end = memoryview(octets), 0, len(octets)
-        while at < end:
-            stop = octets.rfind(b"\n", at, at + self._atomic_bytes) + 1
-            if not stop:
-                at = octets.index(b"\n", at) + 1
-                self._dropped += 1
-                continue
-            try:
-                at += self._sink(bytes(view[at:stop]))
-            except BlockingIOError:
-                break
-        return octets[at:]
+    def _taken(self, octets: bytes) -> int:
+        """How many of `octets` are done with."""
+        at, end = 0, len(octets)
+        try:
+            while at < end:
+                piece, behind = _piece(octets, at, self._atomic_bytes or end)
+                took = self._sink(piece)
+                at = behind if took == len(piece) else at + took
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            # Nobody is left to tell: the reader is gone or the disk is full. Only
+            # a full disk may come back.
+            return at if e.errno == errno.ENOSPC else end
+        return at
 
     def _turn_ended(self) -> None:
         self._scheduled = None
         self.flush()
         if self._rest and self._scheduled is None:
             self._scheduled = self._clock.callLater(_RETRY_SECONDS, self._turn_ended)
+
+
+def _piece(octets: bytes, at: int, most: int) -> tuple[bytes, int]:
+    """
+    The lines from `at` on that are `most` bytes at most, one at least, and where the
+    next one begins.
+    """
+    if len(octets) - at <= most:
+        return octets[at:], len(octets)
+    end = octets.rfind(b"\n", at, at + most) + 1
+    if end:
+        return octets[at:end], end
+    # Not inside of a character.
+    start = octets[at : at + most - 1].decode("utf-8", "ignore")
+    return start.encode() + b"\n", octets.index(b"\n", at) + 1

@@ -13,20 +13,39 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import Protocol
 
-#: Most characters of a client's value that a line repeats.
+#: Most characters of a client's value that a line repeats, ...
 VALUE_MAX = 256
+#: ... and most bytes that they may become, escaped. No line has more than five values,
+#: with which it is within PIPE_BUF (4096), up to which lines of several processes do
+#: not mix.
+ESCAPED_MAX = 768
 
 _BARE = re.compile(r"[A-Za-z0-9_./:@+-]+")
+# What may not be cut in two: a character beyond the first 65536 is two escapes.
+_WHOLE = re.compile(r"(?:[^\\]|\\[^u]|\\ud[89ab]..\\ud[c-f]..|\\u(?!d[89ab])....)*")
 _PAIRS_MAX = 4096
 
 
 def quoted(value: str | bytes) -> str:
-    """`value` between quotation marks, cut at `VALUE_MAX` characters."""
+    """
+    `value` between quotation marks, cut at `VALUE_MAX` characters, or where it would
+    be longer than `ESCAPED_MAX`.
+    """
     if isinstance(value, bytes):
         value = value[: 4 * VALUE_MAX].decode("utf-8", "replace")
     if len(value) > VALUE_MAX:
         value = value[:VALUE_MAX]
-    return encode_basestring_ascii(value)
+    text = encode_basestring_ascii(value)
+    if len(text) > ESCAPED_MAX + 2:
+        return f'"{_cut(text)}"'
+    return text
+
+
+def _cut(text: str) -> str:
+    """The start of what is between the quotation marks, without half an escape."""
+    whole = _WHOLE.match(text, 1, 1 + ESCAPED_MAX)
+    assert whole is not None
+    return whole[0]
 
 
 def seconds(duration: float) -> str:
@@ -35,7 +54,8 @@ def seconds(duration: float) -> str:
 
 
 def bare_or_quoted(value: str) -> str:
-    return value if _BARE.fullmatch(value) else quoted(value)
+    is_bare = len(value) <= VALUE_MAX and _BARE.fullmatch(value)
+    return value if is_bare else quoted(value)
 
 
 class PostFacts(Protocol):
@@ -123,19 +143,10 @@ class EventLog:
 
     # workers, as their parent tells of them
 
-    def worker_started(self, number: int, pid: int) -> None:
-        self._line(f"ns=workers at=start number={number} pid={pid}")
-
     def worker_not_started(self, number: int, why: str) -> None:
         self._line(
             f"count#log-iss.workers.start.error=1 number={number} message={quoted(why)}"
         )
-
-    def worker_ended(self, number: int, pid: int, code: int) -> None:
-        """
-        @param code: minus the signal where a signal has ended it.
-        """
-        self._line(f"ns=workers at=exit number={number} pid={pid} code={code}")
 
     def worker_fallen(self, number: int, pause_seconds: float) -> None:
         """
@@ -148,8 +159,13 @@ class EventLog:
             f" measure#log-iss.workers.pause.duration={seconds(pause_seconds)}"
         )
 
-    def worker_silent(self, number: int, pid: int) -> None:
+    def worker_silent(self, number: int, pid: int, is_late: bool = False) -> None:
+        """
+        @param is_late: it was told to end and has not, for too long.
+        """
         why = "it does not say anything any more and is killed"
+        if is_late:
+            why = "it has not ended in time and is killed"
         self._line(
             f"count#log-iss.workers.silent=1 number={number} pid={pid}"
             f" message={quoted(why)}"
@@ -161,9 +177,6 @@ class EventLog:
             " serves: the process ends"
         )
         self._line(f"count#log-iss.workers.given-up=1 message={quoted(why)}")
-
-    def reload_begun(self) -> None:
-        self._line("ns=main at=reload")
 
     def reload_done(self, generation: int, reload_seconds: float) -> None:
         self._line(
@@ -403,6 +416,25 @@ class EventLog:
             f"count#log-iss.credentials.entry.error={count}"
             f" message={quoted('more entries that cannot be read')}"
         )
+
+    # the table of retried posts that a fleet shares
+
+    def dedupe_usable(self, seconds_without: float, posts: int) -> None:
+        """
+        The table in Redis can be used: for the first time, or again.
+
+        @param seconds_without: since the start, or since it was lost.
+        @param posts: so many with a frame id went without it meanwhile.
+        """
+        self._line(
+            f"count#log-iss.dedupe.usable=1"
+            f" measure#log-iss.dedupe.outage.duration={seconds(seconds_without)}"
+            f" posts={posts}"
+        )
+
+    def dedupe_lost(self, message: str) -> None:
+        """It cannot be used: until it can, posts do not ask it."""
+        self._line(f"count#log-iss.dedupe.outage=1 message={quoted(message)}")
 
     # connections to the backend
 

@@ -89,6 +89,7 @@ class Life(Service):
         self._log_fd = log_fd
         self._atomic_bytes = atomic_bytes
         self._signalled_at: float | None = None
+        self._is_hung_up = False
         self._is_stopping = False
 
     # what it does
@@ -113,7 +114,7 @@ class Life(Service):
         """It is told to stop, and is about to."""
 
     def reload(self) -> None:
-        """SIGHUP has come."""
+        """SIGHUP has come; several at once are one."""
 
     def give_up(self) -> None:
         """It ends now, whatever is under way."""
@@ -139,6 +140,7 @@ class Life(Service):
         self._twisted_events.attach(events)
         # Twisted installs its handlers when it runs; ours come after them.
         self.reactor.callWhenRunning(self._catch_signals)
+        self.reactor.callWhenRunning(memory.set_aside_started)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,7 +150,21 @@ class Life(Service):
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _hangup_received(self, number: int, frame: FrameType | None) -> None:
-        self.reactor.callFromThread(self.reload)
+        self._is_hung_up = True
+        self.reactor.callFromThread(self._hung_up)
+
+    def _hung_up(self) -> None:
+        if self.take_hangup():
+            self.reload()
+
+    def take_hangup(self) -> bool:
+        """Whether SIGHUP has come, and `reload` not been called for it; forgets it."""
+        came, self._is_hung_up = self._is_hung_up, False
+        return came
+
+    @property
+    def is_signalled_to_stop(self) -> bool:
+        return self._signalled_at is not None
 
     def _signal_received(self, number: int, frame: FrameType | None) -> None:
         now = self.reactor.seconds()

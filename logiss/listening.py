@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from logiss.l2met import EventLog
+from logiss.shares import YIELD_SECONDS, Shares
 
 #: How long accepting pauses when the kernel has nothing left, and how often it is
 #: looked whether a pause is over for good. So there are at most two lines a second.
@@ -56,6 +57,7 @@ class Accepting:
     without it; how often it comes and goes meanwhile is not said.
 
     @param connections_max: how many there may be at once.
+    @param shares: of several workers that accept on the port's socket.
     @ivar connections: how many there are.
     @ivar pauses: how many pauses there were that the log tells of.
     """
@@ -66,11 +68,16 @@ class Accepting:
         port: Reading,
         connections_max: int,
         events: EventLog,
+        shares: Shares | None = None,
     ) -> None:
         self._clock = clock
         self._port = port
         self._connections_max = connections_max
         self._events = events
+        self._shares = shares
+        # Whether others have had the time to take the client that waits.
+        self._has_yielded = False
+        self._yielding: IDelayedCall | None = None
         self.connections = self.pauses = 0
         self._paused = False
         # Whether only time ends the pause, and whether there was one since the last
@@ -83,7 +90,7 @@ class Accepting:
     def has_room(self) -> bool:
         """Whether one more may be accepted; pauses if not."""
         if self.connections < self._connections_max:
-            return True
+            return self._shares is None or self._is_my_turn(self._shares)
         self._pause(f"{self._connections_max} clients, as many as there may be")
         return False
 
@@ -92,20 +99,47 @@ class Accepting:
         self._nothing_left = True
         self._pause(why)
 
+    def _is_my_turn(self, shares: Shares) -> bool:
+        if self._has_yielded or not shares.is_anothers_turn(self.connections):
+            self._has_yielded = False
+            return True
+        self._port.stopReading()
+        if self._yielding is None:
+            self._yielding = self._clock.callLater(YIELD_SECONDS, self._yielded)
+        return False
+
+    def _yielded(self) -> None:
+        self._yielding = None
+        self._has_yielded = True
+        if not self._paused:
+            self._port.startReading()
+
     def client_made(self) -> None:
         self.connections += 1
+        self._tell_shares()
 
     def client_lost(self) -> None:
         self.connections -= 1
+        self._tell_shares()
         if not self._nothing_left:
             self._go_on()
 
     def stop(self) -> None:
         """The port is about to be closed, and is not to be touched any more."""
         self._paused = False
+        if self._shares is not None:
+            self._shares.leave()
+            self._shares = None
+        if self._yielding is not None:
+            self._yielding.cancel()
+            self._yielding = None
         if self._look is not None:
             self._look.cancel()
             self._look = None
+
+    def _tell_shares(self) -> None:
+        if self._shares is not None:
+            self._shares.has(self.connections)
 
     def _pause(self, why: str) -> None:
         self._paused = self._paused_lately = True
@@ -192,6 +226,7 @@ class BoundedPort:
 
     @param clock: for the pauses.
     @param connections_max: how many clients may be connected at once.
+    @param shares: where several workers accept on the same socket.
     """
 
     def __init__(
@@ -200,12 +235,15 @@ class BoundedPort:
         port: IListeningPort,
         connections_max: int,
         events: EventLog,
+        shares: Shares | None = None,
     ) -> None:
         # A `tcp.Port` in all but its interface.
         self._port = cast(Any, port)
         # Another reactor's port, as one in memory, is left as it is.
         self._is_bounded = isinstance(port, tcp.Port)
-        self._accepting = Accepting(clock, self._port, connections_max, events)
+        self._accepting = Accepting(clock, self._port, connections_max, events, shares)
+        if shares is not None:
+            shares.has(0)
         self._bound()
 
     @property

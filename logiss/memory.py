@@ -1,5 +1,6 @@
 """
-Tells the C library what to do with memory that has been freed.
+Tells the C library what to do with memory that has been freed, and the garbage
+collector what it need not look at.
 
 Bodies are large and short-lived. Left to itself, glibc maps a block of 128 KiB and more
 anew for each POST: a third of the CPU time of one with 500 frames is page faults. So
@@ -8,6 +9,7 @@ between the pieces of bodies is of no use for a batch, which is one large block.
 """
 
 import ctypes
+import gc
 from typing import Any
 
 _MIB = 1024 * 1024
@@ -39,3 +41,13 @@ def give_back_freed() -> None:
     malloc_trim = getattr(_LIBC, "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def set_aside_started() -> None:
+    """
+    Have the garbage collector not look any more at what there is now. Modules, classes
+    and what a process has made at its start stay to its end: to look through all of
+    them takes 16 ms each time, in which no post is served.
+    """
+    gc.collect()
+    gc.freeze()

@@ -20,6 +20,10 @@ SECONDS_BOUNDS = (
     *(0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
+#: Why a post went without a table that is shared: Redis was known to be gone, or went
+#: meanwhile; said what it cannot; said no; took too long.
+UNASKED = ("down", "lost", "nonsense", "refused", "slow")
+
 _CODES_MAX = 600
 
 
@@ -199,6 +203,16 @@ class Metrics:
     # Bodies that were refused: those in files, and those that could not be.
     refused_captured: int = 0
     refused_not_captured: int = 0
+
+    # With a table of posts that is shared: those it knew, those that went without it,
+    # those that did not wait any longer for another process, and deliveries it was not
+    # told of.
+    posts_known_elsewhere: int = 0
+    dedupe_unasked: CountsByName = Factory(CountsByName)
+    dedupe_overtaken: int = 0
+    dedupe_unrecorded: int = 0
+    dedupe_connects: int = 0
+    dedupe_outages: int = 0
 
     @property
     def posts_failed(self) -> int:

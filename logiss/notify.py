@@ -74,4 +74,5 @@ class Supervisor:
 def _watchdog_seconds(variables: MutableMapping[str, str], pid: int) -> float:
     text = variables.get("WATCHDOG_USEC", "")
     is_ours = variables.get("WATCHDOG_PID", str(pid)) == str(pid)
-    return int(text) / _MICROSECONDS if text.isdigit() and is_ours else 0.0
+    is_number = text.isascii() and text.isdigit()
+    return int(text) / _MICROSECONDS if is_number and is_ours else 0.0

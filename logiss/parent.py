@@ -6,18 +6,20 @@ SIGHUP it starts new workers, leaves the clients to them, and is their parent fr
 on.
 """
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
 from attrs import define, evolve, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
-from logiss import cpus, memory
+from logiss import cpus, memory, takeover
 from logiss._version import __version__
 from logiss.activation import Inherited, Listeners, inherited, open_listener
 from logiss.facts import Clients, Facts
@@ -26,14 +28,15 @@ from logiss.l2met import EventLog
 from logiss.life import Life, TwistedEvents, to_stderr
 from logiss.metrics import Metrics
 from logiss.notify import Supervisor
-from logiss.processes import Processes
+from logiss.processes import LOGISS_RUN, Processes, this_command
 from logiss.service import Admin, LogissService, drain_seconds
 from logiss.settings import Settings, SettingsError
-from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over
+from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep
 from logiss.variables import AUTO, Destination
 from logiss.workers import LEAVING, SERVING, STARTING, NotRenewed, Plan, Worker, Workers
 
 RELOAD_DONE, RELOAD_REFUSED = "done", "refused"
+_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
 @frozen
@@ -135,15 +138,19 @@ class Parent(Life):
         super().__init__(reactor, twisted_events, log_fd)
         self._configuration = configuration
         self._given = given
+        self._given_variables = before.given if before else given.variables
         self._read_again = read_again
         self._supervisor = supervisor
         self._before = before
         self._may_execute = may_execute
         self._logiss: LogissService | None = None
         self._workers: Workers | None = None
+        self._coming: Workers | None = None
         self._admin: Admin | None = None
-        self._is_reloading = False
+        self._own_end: Deferred[None] | None = None
+        self._is_busy = False
         self._is_to_reload = False
+        self._is_outdated = False
         self._has_given_up = False
         #: How often the configuration was read anew, by what came of it.
         self.reloads = {RELOAD_DONE: 0, RELOAD_REFUSED: 0}
@@ -210,14 +217,16 @@ class Parent(Life):
 
     def _be_parent(self) -> Workers:
         before = self._before
+        self.journal.share()
         self._workers = workers = Workers(
             self.reactor,
-            Processes(self.reactor),
+            self._processes(),
             self._events,
             self._plan(self._configuration, self._sockets),
             self._given_up,
             generation=before.generation if before else 0,
             gone=before.gone if before else None,
+            shares=before.shares if before else None,
         )
         if before is not None:
             workers.started_at = before.started_at
@@ -227,6 +236,11 @@ class Parent(Life):
         port = self._sockets.logs.port
         self._events.phase_reached("workers", "listen", port=port)
         return workers
+
+    def _processes(self) -> Processes:
+        # The same goes for a worker as for this process.
+        command = this_command() if self._may_execute else LOGISS_RUN
+        return Processes(self.reactor, command)
 
     def _open_admin(self) -> None:
         socket = self._sockets.admin
@@ -239,7 +253,7 @@ class Parent(Life):
 
     def _take_over(self, before: Takeover) -> None:
         assert self._workers is not None
-        processes = Processes(self.reactor)
+        processes = self._processes()
         for each in before.workers:
             worker = Worker(
                 each.number,
@@ -247,16 +261,21 @@ class Parent(Life):
                 each.started_at,
                 each.started_at,
                 each.state,
-                is_prepared=True,
                 clients=each.facts.clients.connected if each.facts else 0,
                 facts=each.facts,
                 sample=each.sample,
+                has_spoken=True,
+                is_prepared=each.is_prepared,
+                understands=takeover.VERSION,
+                is_on_trial=False,
             )
             start = partial(
                 processes.take_over, each.pid, each.descriptor, octets=each.unread
             )
             self._workers.adopt(worker, start)
         self._workers.falls.update(before.falls)
+        # Who had fallen was to be started again by the one before.
+        self._workers.fill_up()
         self._events.phase_reached("main", "executed")
 
     def _plan(self, configuration: Configuration, sockets: Sockets) -> Plan:
@@ -272,16 +291,20 @@ class Parent(Life):
     # signals
 
     def reload(self) -> None:
-        if self._is_reloading or self._is_stopping:
+        if self._is_busy or self._is_stopping:
             self._is_to_reload = True
             return
-        self._is_reloading = True
-        done = Deferred.fromCoroutine(self._reload())
-        done.addErrback(lambda reason: self._refuse([repr(reason.value)]))
-        done.addCallback(lambda _: self._reloaded())
+        self._do(self._reload())
 
-    def _reloaded(self) -> None:
-        self._is_reloading = False
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nothing that replaces something is done beside something else."""
+        self._is_busy = True
+        done = Deferred.fromCoroutine(work)
+        done.addErrback(lambda reason: self._refuse([repr(reason.value)]))
+        done.addCallback(lambda _: self._done())
+
+    def _done(self) -> None:
+        self._is_busy = False
         if self._is_to_reload:
             self._is_to_reload = False
             self.reload()
@@ -295,7 +318,7 @@ class Parent(Life):
         except SettingsError as e:
             self.reloads[RELOAD_REFUSED] += 1
             self._refuse(e.problems)
-        except (CannotListenError, NotRenewed) as e:
+        except NotRenewed as e:
             self.reloads[RELOAD_REFUSED] += 1
             self._refuse([str(e)])
         else:
@@ -303,8 +326,10 @@ class Parent(Life):
             took = self.reactor.seconds() - started_at
             assert self._workers is not None
             self._events.reload_done(self._workers.generation, took)
-            await self._execute_when_alone()
-        self._supervisor.ready()
+            self._is_outdated = True
+        await self._execute_when_alone()
+        if not self._is_stopping:
+            self._supervisor.ready()
 
     def _refuse(self, problems: list[str]) -> None:
         for problem in problems:
@@ -312,97 +337,162 @@ class Parent(Life):
 
     async def _renew(self) -> None:
         """
-        @raise SettingsError: the configuration is wrong.
-        @raise CannotListenError: it has another port, which is not to be had.
+        @raise SettingsError: the configuration is wrong, or names a port that is not to
+            be had.
         @raise NotRenewed: what is new does not work.
         """
         configuration = self._read_again()
         sockets = self._sockets_for(configuration.settings)
+        plan = self._plan(configuration, sockets)
         workers = self._workers
         if workers is None:
             assert self._logiss is not None
+            self.journal.share()
+            await self.lines_written()
+            # Until these serve there is nobody but this process.
             workers = Workers(
                 self.reactor,
-                Processes(self.reactor),
+                self._processes(),
                 self._events,
-                self._plan(configuration, sockets),
+                evolve(plan, count=0),
                 self._given_up,
             )
         if self._logiss is not None:
             workers.own_could = self._logiss.is_prepared
+        self._coming = workers
         try:
-            await workers.renew(self._plan(configuration, sockets))
-        except NotRenewed:
+            await workers.renew(plan)
+        except BaseException:
             if sockets is not self._sockets:
                 sockets.close()
             raise
+        finally:
+            self._coming = None
         await self._go_over_to(workers, configuration, sockets)
 
     def _sockets_for(self, settings: Settings) -> Sockets:
-        """Those that there are, unless `settings` want others."""
-        now = self.settings
-        is_logs = self._given.logs is not None or (
+        """
+        Those that there are, unless `settings` want others.
+
+        @raise SettingsError: another is not to be had.
+        """
+        now, given, sockets = self.settings, self._given_variables, self._sockets
+        is_logs = "PORT" in given or (
             (settings.port, settings.listen_host) == (now.port, now.listen_host)
         )
-        is_admin = self._given.admin is not None or (
+        is_admin = "ADMIN_PORT" in given or (
             (settings.admin_port, settings.admin_host)
             == (now.admin_port, now.admin_host)
         )
         if is_logs and is_admin:
-            return self._sockets
-        shared = self._sockets.shared()
+            return sockets
+        admin = sockets.admin
         kept = Listeners(
-            shared.logs if is_logs else None, shared.admin if is_admin else None
+            sockets.logs.shared() if is_logs else None,
+            admin.shared() if is_admin and admin is not None else None,
         )
-        return self._open(settings, kept)
+        try:
+            return self._open(settings, kept)
+        except CannotListenError as e:
+            raise SettingsError([why_not_listening(e, settings)]) from None
 
     async def _go_over_to(
         self, workers: Workers, configuration: Configuration, sockets: Sockets
     ) -> None:
-        is_first = self._workers is None
+        is_first, has_moved = self._workers is None, sockets is not self._sockets
+        if has_moved:
+            self._sockets.close()
         self._workers, self._configuration = workers, configuration
-        if sockets is not self._sockets:
-            before, self._sockets = self._sockets, sockets
-            before.close()
-        if not is_first:
-            return
-        workers.watch()
-        logiss = self._logiss
-        assert logiss is not None
-        workers.own = logiss.watch
-        workers.started_at = logiss.watch.facts().started_at
-        await logiss.end_admin()
-        self._open_admin()
-        left = Deferred.fromCoroutine(self._leave(logiss, workers))
-        left.addErrback(lambda reason: self._refuse([repr(reason.value)]))
+        self._sockets, logiss = sockets, self._logiss
+        if is_first:
+            assert logiss is not None
+            workers.watch()
+            workers.own = logiss.watch
+            workers.started_at = logiss.watch.facts().started_at
+            await logiss.end_admin()
+        if has_moved:
+            await self._close_admin()
+        if self._admin is None and not self._is_stopping:
+            self._open_admin()
+        if is_first and logiss is not None:
+            left = Deferred.fromCoroutine(self._leave(logiss, workers))
+            left.addErrback(lambda reason: self._refuse([repr(reason.value)]))
 
     async def _leave(self, logiss: LogissService, workers: Workers) -> None:
         """What this process has served itself leaves, as an old worker does."""
         await logiss.leave(workers.plan.leave_seconds)
         if self._is_stopping:
             return
-        await logiss.stopService()
+        await self._end_own()
         workers.own_has_gone(logiss.watch.facts(), logiss.watch.sample())
         self._logiss = None
-        if not self._is_reloading:
-            await self._execute_when_alone()
+        if not self._is_busy:
+            self._do(self._execute_when_alone())
+
+    def _end_own(self) -> Deferred[None]:
+        """Have what is served here drain, once, whoever asks for it."""
+        if self._logiss is None:
+            return succeed(None)
+        if self._own_end is None:
+            self._own_end = self._logiss.stopService()
+        asked: Deferred[None] = Deferred()
+        self._own_end.chainDeferred(asked)
+        return asked
 
     async def _execute_when_alone(self) -> None:
         """Take the code that is installed now, unless clients are still served here."""
-        if self._logiss is None and self._may_execute and not self._is_stopping:
-            await self.lines_written()
+        if not self._is_outdated or self._logiss is not None or not self._may_execute:
+            return
+        await self._close_admin()
+        await self.lines_written()
+        if not self._is_stopping:
             self._execute()
+        if self._admin is None and not self._is_stopping:
+            self._open_admin()
 
     def _execute(self) -> None:
+        """Become the parent of the same workers, with the code of now."""
+        # What comes meanwhile waits until somebody listens again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if self.is_signalled_to_stop:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            return
+        if self._is_to_reload or self.take_hangup():
+            # And what has come before.
+            self._is_to_reload = False
+            signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+        handed = self._takeover()
+        descriptor = hand_over(handed)
+        environ = {
+            **os.environ,
+            **self._supervisor.variables,
+            TAKEOVER: str(descriptor),
+        }
+        try:
+            os.execve(  # noqa: S606, it is this very program
+                sys.executable, [sys.executable, *sys.orig_argv[1:]], environ
+            )
+        except OSError as e:
+            keep(handed, descriptor)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._refuse(
+                [
+                    f"cannot execute {sys.executable!r} anew: {e.strerror}; the workers"
+                    " are new, their parent is what it was"
+                ]
+            )
+
+    def _takeover(self) -> Takeover:
         workers = self._workers
         assert workers is not None
         admin = self._sockets.admin
-        takeover = Takeover(
+        return Takeover(
             self._sockets.logs.descriptor,
             None if admin is None else admin.descriptor,
+            workers.shares,
             workers.generation,
             self._configuration.environ,
-            self._given.variables,
+            self._given_variables,
             tuple(
                 Handed(
                     w.number,
@@ -411,6 +501,7 @@ class Parent(Life):
                     w.process.descriptor,
                     w.state,
                     w.started_at,
+                    w.is_prepared,
                     w.process.intercom.unread,
                     w.facts,
                     w.sample,
@@ -422,26 +513,6 @@ class Parent(Life):
             workers.started_at,
             self.reloads,
         )
-        # What comes meanwhile waits until somebody listens again.
-        held = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, held)
-        environ = {
-            **os.environ,
-            **self._supervisor.variables,
-            TAKEOVER: str(hand_over(takeover)),
-        }
-        try:
-            os.execve(  # noqa: S606, it is this very program
-                sys.executable, [sys.executable, *sys.orig_argv[1:]], environ
-            )
-        except OSError as e:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-            self._refuse(
-                [
-                    f"cannot execute {sys.executable!r} anew: {e.strerror}; the workers"
-                    " are new, their parent is what it was"
-                ]
-            )
 
     def stopping(self, why: str) -> None:
         self._supervisor.stopping()
@@ -452,8 +523,9 @@ class Parent(Life):
         return self._is_stopping
 
     def give_up(self) -> None:
-        if self._workers is not None:
-            self._workers.kill()
+        for workers in (self._workers, self._coming):
+            if workers is not None:
+                workers.kill()
 
     def _given_up(self) -> None:
         self._has_given_up = True
@@ -472,18 +544,38 @@ class Parent(Life):
     async def end(self) -> int:
         self._sockets.close()
         code = int(self._has_given_up)
-        own = None if self._logiss is None else self._logiss.stopService()
-        if self._workers is not None and not await self._workers.stop():
+        own = self._end_own()
+        workers = self._workers or self._coming
+        if workers is not None and not await workers.stop():
             code = 1
-        if own is not None:
-            await own
-        if self._admin is not None:
-            await self._admin.stop()
-        if self._workers is not None and own is None:
+        await own
+        await self._close_admin()
+        if self._workers is not None:
             self._events.phase_reached("main", "exit")
         return code
+
+    async def _close_admin(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.stop()
 
 
 def count_of(settings: Settings) -> int:
     """How many workers there are to be."""
     return cpus.usable() if settings.workers == AUTO else settings.workers
+
+
+def why_not_listening(error: CannotListenError, settings: Settings) -> str:
+    is_admin = settings.admin_port is not None and error.port == settings.admin_port
+    of_port, of_host = ("PORT", "LISTEN_HOST")
+    if is_admin and error.port != settings.port:
+        of_port, of_host = ("ADMIN_PORT", "ADMIN_HOST")
+    cause = error.socketError
+    why = getattr(cause, "strerror", None) or str(cause)
+    where = f"cannot listen on {error.interface or '*'}:{error.port}: {why}"
+    number = getattr(cause, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f"{of_port}: {where}; end the process that listens there or take another"
+    if number == errno.EACCES:
+        return f"{of_port}: {where}; take one from 1024 on"
+    return f"{of_host}: {where}; set it to an address of this machine"

@@ -6,6 +6,7 @@ good exactly when posts would reach it. Nothing is sent but what opens a session
 nothing is listened on.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,17 +26,24 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from logiss.admission import redis_hash
-from logiss.connector import EndpointConnector, IReactor, endpoint_to
+from logiss.connector import (
+    EndpointConnector,
+    IReactor,
+    endpoint_to,
+    redis_endpoint,
+)
 from logiss.credentials import BrokenEntry, parse_entry
+from logiss.dedupe import Commands
 from logiss.l2met import EventLog
 from logiss.metrics import Link
-from logiss.redis import RedisFailed
+from logiss.pipeline import RedisPipeline
+from logiss.redis import REDIS_SECONDS, RedisFailed
 from logiss.relp_sender import RELPSender, relp_client
 from logiss.senders import ISenderOwner, Sender, SenderFactory, describe
 from logiss.settings import Settings
 from logiss.syslog_sender import SyslogSender
 from logiss.tls import ClientTLS, tls_wrapper
-from logiss.variables import BackendPEM, Destination
+from logiss.variables import BackendPEM, Destination, RedisURL
 from logiss.words import many, text
 
 OK, NOTE, WARNING, ERROR = "ok", "note", "warning", "error"
@@ -72,8 +80,10 @@ def preflight(
     @return: fires with the results in the order of the variables, never fails.
     """
     tries = [_try_destination(reactor, settings, d, now) for d in _each(settings)]
-    if settings.redis_url is not None:
-        tries.append(_try_redis(reactor, settings))
+    if settings.credentials_url is not None:
+        tries.append(_try_redis(reactor, settings, settings.credentials_url))
+    if settings.dedupe_redis and settings.redis_url is not None:
+        tries.append(_try_dedupe(reactor, settings, settings.redis_url))
     found: Deferred[list[list[Result]]] = gatherResults(tries)
     kept = list(_pem_results(settings.pem, now)) if settings.pem is not None else []
     return found.addCallback(lambda lists: kept + [r for each in lists for r in each])
@@ -325,18 +335,17 @@ def names_of(certificate: x509.Certificate) -> str:
 # Redis
 
 
-def _try_redis(reactor: IReactor, settings: Settings) -> Deferred[list[Result]]:
-    return Deferred.fromCoroutine(_redis(reactor, settings))
+def _try_redis(
+    reactor: IReactor, settings: Settings, url: RedisURL
+) -> Deferred[list[Result]]:
+    return Deferred.fromCoroutine(_redis(reactor, settings, url))
 
 
-async def _redis(reactor: IReactor, settings: Settings) -> list[Result]:
-    assert settings.redis_url is not None
+async def _redis(reactor: IReactor, settings: Settings, url: RedisURL) -> list[Result]:
     try:
-        entries = await redis_hash(
-            reactor, settings.redis_url, settings.redis_key
-        ).read()
+        entries = await redis_hash(reactor, url, settings.redis_key).read()
     except RedisFailed as e:
-        why = f"{settings.redis_url}: {e}; see to that Redis, or correct the URL"
+        why = f"{url}: {e}; see to that Redis, or correct the URL"
         return [Result(ERROR, "REDIS_URL", why)]
     if not entries and not settings.allow_empty_credentials:
         why = (
@@ -369,7 +378,7 @@ def _entries_results(
         more = many(len(broken) - _BROKEN_MAX, "more entry", "more entries")
         yield Result(WARNING, "REDIS_KEY", f"{more} that cannot be read")
     words = (
-        f"{settings.redis_url}: {many(good, 'user')} with"
+        f"{settings.credentials_url}: {many(good, 'user')} with"
         f" {many(credentials, 'credential')}"
     )
     yield Result(OK, "REDIS_URL", words)
@@ -379,6 +388,49 @@ def _entries_results(
         yield Result(
             NOTE, "TOKEN_MAP", f"{shown}: also in Redis, which counts, not this"
         )
+
+
+def _try_dedupe(
+    reactor: IReactor, settings: Settings, url: RedisURL
+) -> Deferred[list[Result]]:
+    return Deferred.fromCoroutine(_dedupe(reactor, settings, url))
+
+
+async def _dedupe(reactor: IReactor, settings: Settings, url: RedisURL) -> list[Result]:
+    timeout_seconds = settings.dedupe_timeout_seconds
+    endpoint = redis_endpoint(reactor, url, REDIS_SECONDS)
+    pipeline = RedisPipeline(reactor, endpoint, url, timeout_seconds)
+    first = _First()
+    # What becomes of real posts does not matter here.
+    commands = Commands(settings.dedupe_prefix, os.urandom(8).hex().encode(), 1.0, 1.0)
+    pipeline.start(first, commands.trials())
+    why = await first.outcome
+    await pipeline.stop()
+    if why:
+        why = f"{url}: {why}; see to that Redis, or unset DEDUPE_REDIS"
+        return [Result(ERROR, "DEDUPE_REDIS", why)]
+    prefix = settings.dedupe_prefix
+    words = f"{url}: keys that begin with {prefix}: can be written and read"
+    return [Result(OK, "DEDUPE_REDIS", words)]
+
+
+class _First:
+    """
+    The first that is said of a pipeline.
+
+    @ivar outcome: fires with why it is of no use, or with nothing.
+    """
+
+    def __init__(self) -> None:
+        self.outcome: Deferred[str] = Deferred()
+
+    def pipeline_usable(self) -> None:
+        if not self.outcome.called:
+            self.outcome.callback("")
+
+    def pipeline_lost(self, why: str) -> None:
+        if not self.outcome.called:
+            self.outcome.callback(why)
 
 
 def _names(entries: Mapping[bytes, bytes]) -> set[str]:

@@ -1,7 +1,7 @@
 """
 Starts the processes of workers, tells of their end, and ends those that do not.
 
-A worker is ``logiss run`` anew, from the installed package as it is then, with the
+A worker is the command of this process once more, from what is installed then, with the
 listening socket and one end of an intercom.
 """
 
@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -18,7 +18,10 @@ from logiss.intercom import Intercom, connect
 
 #: Tells a process that it is a worker.
 WORKER = "LOGISS_WORKER"
-#: What a worker makes of an end that is no exit.
+#: Starts a logiss that is none of twistd, of which there may be only one for a pidfile.
+#: No module is taken from the folder that it happens to be started in.
+LOGISS_RUN = (sys.executable, "-P", "-m", "logiss", "run")
+#: The exit code of a process that somebody else has waited for.
 _UNKNOWN = 255
 
 
@@ -27,22 +30,23 @@ class Place:
     """
     What a worker is given at its start.
 
-    @ivar listener, intercom: descriptors.
+    @ivar listener, intercom: descriptors, as is that of its table of @ivar shares.
     """
 
     number: int
     listener: int
+    shares: int
     intercom: int
 
     @property
     def text(self) -> str:
-        return f"{self.number}:{self.listener}:{self.intercom}"
+        return f"{self.number}:{self.listener}:{self.shares}:{self.intercom}"
 
 
 def place_of(text: str) -> Place | None:
     """What `text` of the variable WORKER says; None for what no parent of ours says."""
     numbers = text.split(":")
-    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+    if len(numbers) != 4 or not all(n.isascii() and n.isdigit() for n in numbers):
         return None
     return Place(*map(int, numbers))
 
@@ -73,6 +77,7 @@ class IProcesses(Protocol):
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
@@ -115,16 +120,27 @@ class Process:
             self.descriptor = -1
 
 
-class Processes:
-    """Starts them, or takes over those of the process that this one was before."""
+def this_command() -> tuple[str, ...]:
+    """What this process has been started with."""
+    return (sys.executable, *sys.orig_argv[1:])
 
-    def __init__(self, reactor: object) -> None:
+
+class Processes:
+    """
+    Starts them, or takes over those of the process that this one was before.
+
+    @param command: what a worker is started with, besides its variables.
+    """
+
+    def __init__(self, reactor: object, command: Sequence[str]) -> None:
         self._reactor = reactor
+        self._command = command
 
     def start(
         self,
         number: int,
         listener: int,
+        shares: int,
         environ: Mapping[str, str],
         on_message: Callable[[tuple[Any, ...]], None],
         on_end: Callable[[], None],
@@ -133,10 +149,12 @@ class Processes:
         @raise OSError: the system has no room for another.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            place = Place(number, listener, theirs.fileno())
-            pid = _spawn({**environ, WORKER: place.text}, listener, theirs.fileno())
-        return self.take_over(pid, ours.detach(), on_message, on_end)
+        with ours, theirs:
+            descriptors = listener, shares, theirs.fileno()
+            place = Place(number, *descriptors)
+            variables = {**environ, WORKER: place.text}
+            pid = _spawn(self._command, variables, descriptors)
+            return self.take_over(pid, ours.detach(), on_message, on_end)
 
     def take_over(
         self,
@@ -154,13 +172,15 @@ class Processes:
         return Process(pid, descriptor, intercom)
 
 
-def _spawn(environ: Mapping[str, str], *descriptors: int) -> int:
+def _spawn(
+    command: Sequence[str], environ: Mapping[str, str], descriptors: Sequence[int]
+) -> int:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
         return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-m", "logiss", "run"],
+            command[0],
+            list(command),
             environ,
             # Ctrl-C is for the parent alone, which tells its workers what to do.
             setpgroup=0,

@@ -35,6 +35,8 @@ class IClients(Protocol):
 
     def announce_end(self) -> None: ...
 
+    def dismiss_idle(self) -> None: ...
+
     async def say_goodbye(self, within_seconds: float) -> None: ...
 
 
@@ -189,6 +191,10 @@ class ProxiedFactory(WrappingFactory[ProxiedConnection]):
     def connected(self) -> int:
         """How many connections there are."""
         return len(self.protocols)
+
+    def dismiss_idle(self) -> None:
+        """Close those of which no request is under way."""
+        self._clients.dismiss_idle()
 
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each connection behind its answer, at once where nothing has begun."""

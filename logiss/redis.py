@@ -32,7 +32,8 @@ USERS_MAX = 10_000
 #: No more than this comes over one connection.
 REPLY_BYTES_MAX = 16 * 1024 * 1024
 _EDIT_ATTEMPTS_MAX = 10
-_NOT_REDIS = "its replies are not those of Redis"
+#: What is said of a reply that cannot be one.
+NOT_REDIS = "its replies are not those of Redis"
 
 
 class RedisFailed(Exception):
@@ -140,14 +141,14 @@ class RedisHash:
     async def _read(self, commands: Any) -> dict[bytes, bytes]:
         users = await commands.hlen(self._key)
         if not isinstance(users, int):
-            raise RedisFailed(_NOT_REDIS)
+            raise RedisFailed(NOT_REDIS)
         if users > USERS_MAX:
             raise RedisFailed(f"the hash has {users} users, more than {USERS_MAX}")
         words = await commands.execute_command("HGETALL", self._key)
         if not isinstance(words, list) or len(words) % 2:
-            raise RedisFailed(_NOT_REDIS)
+            raise RedisFailed(NOT_REDIS)
         if not all(isinstance(word, bytes) for word in words):
-            raise RedisFailed(_NOT_REDIS)
+            raise RedisFailed(NOT_REDIS)
         return dict(zip(words[::2], words[1::2], strict=True))
 
     async def _edit(
@@ -210,7 +211,7 @@ class RedisHash:
     def _explain(self, error: Exception, connection: _Connection | None) -> str:
         why = ""
         if connection is not None:
-            why = connection.failure or _why_ended(connection.reason)
+            why = connection.failure or why_ended(connection.reason)
         why = why or str(error) or type(error).__name__
         # A server that does not know AUTH repeats what came with it.
         return why.replace(self._url.password, MASK) if self._url.password else why
@@ -222,7 +223,8 @@ def _too_late(result: Any, seconds: float) -> Any:
     return result
 
 
-def _why_ended(reason: Failure | None) -> str:
+def why_ended(reason: Failure | None) -> str:
+    """Why a connection to Redis has ended; nothing while it has not."""
     if reason is None:
         return ""
     if isinstance(reason.value, VerificationError):

@@ -121,6 +121,52 @@ machine``.
 """,
     ),
     Entry(
+        "WEB_CONCURRENCY",
+        "Instance",
+        "how many processes serve; ``auto``: as many as there are CPUs",
+        """
+How many processes serve the port: each is a whole logiss, with ``FORWARD_COUNT``
+connections of its own to the backend, and a parent keeps them. ``auto`` is as many as
+there are CPUs that the process may use, by its affinity and its control groups. What
+has a limit has it in each of them: ``MAX_CONNECTIONS``, ``MAX_INFLIGHT_BYTES``. Heroku
+and others set it by the size of the machine. Not in log-iss.
+""",
+        type="number from 1 to 256, or ``auto``",
+        examples=("2", "auto"),
+        mistakes=("0", "all"),
+    ),
+    Entry(
+        "DRAIN_DELAY",
+        "Instance",
+        "how long health checks say 503 before posts are refused",
+        """
+How long, from the signal to stop on, ``/health`` and ``/ready`` already say 503 while
+posts are still taken, so that a load balancer looks away first: let it be longer than
+the balancer needs to notice. Each answer to a post closes its connection meanwhile.
+Behind it the drain begins, in which posts get 503. Not in log-iss.
+""",
+        type="seconds or duration, up to 24h",
+        examples=("0", "10s"),
+        mistakes=("-1",),
+    ),
+    Entry(
+        "ENV_FILE",
+        "Instance",
+        "file of variables, read at the start and at each SIGHUP",
+        """
+File of ``NAME=value`` lines. What stands there counts in place of what stands in the
+environment, and is read anew at SIGHUP, which the environment of a process cannot be.
+Values may be quoted; ``#`` begins a comment. Not in log-iss.
+""",
+        type="path",
+        examples=("/etc/logiss/logiss.env",),
+        more="""
+A file that cannot be read, or a line in it that is no variable, ends the start with a
+line such as ``ENV_FILE: line 3 of '/etc/logiss/logiss.env' is no NAME=value; mend it,
+or put a # in front of a comment``. At SIGHUP the old configuration stays in force.
+""",
+    ),
+    Entry(
         "REQUEST_LOG",
         "Instance",
         "``all``: a line for each post; ``errors``: sum successful posts up every 10 s",
@@ -323,12 +369,14 @@ credentials there and not these.
     Entry(
         "HMAC_KEY",
         "Credentials",
-        "key of the credential hashes; required with ``REDIS_URL``, else a random one",
+        "key of the credential hashes; required with credentials in Redis, else a "
+        "random one",
         """
 Key of the HMAC-SHA512 hashes of passwords and tokens. Only these hashes are compared
-with what clients send. Required with ``REDIS_URL``: it is the key that the hashes in
-Redis were made with (``logiss hash``). Without Redis each process takes a random key,
-which does as well, because the hashes never leave the process.
+with what clients send. Required with ``REDIS_URL``, as ``REDIS_KEY`` is: it is the key
+that the hashes in Redis were made with (``logiss hash``). Without credentials in Redis
+each process takes a random key, which does as well, because the hashes never leave the
+process.
 """,
         type="text",
         examples=("a-long-random-text",),
@@ -341,7 +389,8 @@ which does as well, because the hashes never leave the process.
         """
 The Redis that has the credentials, in the hash ``REDIS_KEY``. They are read at start
 and every ``CREDENTIAL_REFRESH_INTERVAL``; until they have been, only users of
-``TOKEN_MAP`` are served: see `Credentials <credentials.rst>`__.
+``TOKEN_MAP`` are served: see `Credentials <credentials.rst>`__. With ``DEDUPE_REDIS``
+it also has the table of retried posts, or only that.
 
 ``rediss://`` is TLS: the certificate must be for the host (RFC 6125) and lead to an
 authority of the system, or of the bundle that OpenSSL's own variable
@@ -371,7 +420,9 @@ No line repeats the URL.
         "the hash in Redis that has the credentials; required with ``REDIS_URL``",
         """
 The hash that has the credentials: users, and for each a JSON list. See `Credentials
-<credentials.rst>`__. Required with ``REDIS_URL``; without it it does nothing.
+<credentials.rst>`__. Required with ``REDIS_URL``, unless that is there for
+``DEDUPE_REDIS`` alone and ``TOKEN_MAP`` has the credentials; without it it does
+nothing.
 """,
         type="text",
         examples=("logiss:credentials",),
@@ -781,5 +832,47 @@ cut, and its file says so. Not in log-iss.
         type="size",
         examples=("1GiB",),
         mistakes=("0",),
+    ),
+    Entry(
+        "DEDUPE_REDIS",
+        "Retried posts",
+        "``1``: know retried posts by a table in ``REDIS_URL`` that a fleet shares",
+        """
+``1`` keeps the table of ``Logplex-Frame-Id`` also in the Redis of ``REDIS_URL``, so
+that a retry is known by whatever process it reaches: see `Reliability
+<reliability.rst#a-table-for-a-fleet>`__. Redis can be slow, full or gone: posts are
+delivered as without it then, and a retry may be forwarded twice. When ``TOKEN_MAP``
+says who may post, and ``REDIS_KEY`` is not set, Redis is there for this alone. Not in
+log-iss.
+""",
+        type="flag",
+        examples=("1",),
+        mistakes=("redis",),
+    ),
+    Entry(
+        "DEDUPE_TIMEOUT",
+        "Retried posts",
+        "how long that Redis may take for an answer; then posts go on without it",
+        """
+How long the Redis of ``DEDUPE_REDIS`` may take for an answer. One that takes longer is
+given up, with its connection, and posts do not wait for it until it has shown that it
+is well again. At most a quarter of ``DELIVERY_TIMEOUT``. Not in log-iss.
+""",
+        type="duration",
+        examples=("20ms", "0.2"),
+        mistakes=("0",),
+    ),
+    Entry(
+        "DEDUPE_PREFIX",
+        "Retried posts",
+        "what the keys of that table begin with",
+        """
+What the keys of the table begin with; a colon and 32 hex digits follow. Instances that
+share a table have the same; fleets that share a Redis, but are not to know of each
+other, have different ones. Not in log-iss.
+""",
+        type="text, at most 64 printable ASCII characters without spaces",
+        examples=("logs-eu:dedupe",),
+        mistakes=("two words",),
     ),
 )

@@ -5,7 +5,8 @@ A logplex drain gives each batch an id that stays the same on its retries, altho
 their bodies may differ. The first post of an id is an attempt; while that is under way
 a retry joins it and shares its outcome. One that is confirmed is remembered for a
 while, one that has failed is forgotten, so that its retry is a first post again. All of
-this is of one process.
+this is of one process; an attempt may also have a claim in a table that others read,
+which hears how it ended.
 
 An attempt is under way as long as somebody waits for it, whoever came first. When
 nobody does any more it is abandoned, and whoever made it decides what becomes of it.
@@ -16,6 +17,7 @@ There is no timer: what is too old goes a few at a time, as others come.
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -53,19 +55,31 @@ def key_of(
     return user, drain_token, frame_ids[0]
 
 
+class Claim(Protocol):
+    """What an attempt has in a table beyond this process. It ends once."""
+
+    def confirm(self) -> None:
+        """The post was delivered."""
+
+    def release(self) -> None:
+        """It was not."""
+
+
 class Attempt:
     """
     A post that is under way. It ends exactly once, by `confirm` or `fail`.
 
     @param abandoned: called when nobody waits for it any more.
+    @ivar claim: is told how it ends.
     """
 
-    __slots__ = ("_abandoned", "_first_waits", "_joined", "_retries", "key")
+    __slots__ = ("_abandoned", "_first_waits", "_joined", "_retries", "claim", "key")
 
     def __init__(
         self, retries: "Retries", key: Key, abandoned: Callable[[], None]
     ) -> None:
         self.key = key
+        self.claim: Claim | None = None
         self._retries = retries
         self._abandoned: Callable[[], None] | None = abandoned
         self._first_waits = True
@@ -86,12 +100,16 @@ class Attempt:
 
     def confirm(self) -> None:
         """It was delivered: those who have joined share that, retries will."""
+        if self.claim is not None:
+            self.claim.confirm()
         for joined in self._end(confirmed=True):
             if not joined.called:
                 joined.callback(None)
 
     def fail(self, reason: Failure) -> None:
         """It was not: those who have joined share that, a retry starts anew."""
+        if self.claim is not None:
+            self.claim.release()
         for joined in self._end(confirmed=False):
             if not joined.called:
                 joined.errback(reason)

@@ -26,8 +26,14 @@ from twisted.internet.task import LoopingCall, deferLater
 from logiss import codec, descriptors
 from logiss.activation import NO_LISTENERS, Inherited, Listeners
 from logiss.admission import Admission, settings_credentials
-from logiss.connector import EndpointConnector, IReactor, endpoint_to
+from logiss.connector import (
+    EndpointConnector,
+    IReactor,
+    endpoint_to,
+    redis_endpoint,
+)
 from logiss.credentials import Credentials
+from logiss.dedupe import SharedRetries
 from logiss.descriptors import ADMIN_MAX
 from logiss.drain import Drain
 from logiss.facts import Clients as ConnectedClients
@@ -38,12 +44,16 @@ from logiss.l2met import EventLog
 from logiss.limits import ChannelLimits, Deadlines, HeadLimits
 from logiss.listening import BoundedPort
 from logiss.metrics import Link, Metrics
+from logiss.pipeline import RedisPipeline
 from logiss.pool import IDeliverer, Pool
 from logiss.proxied import ProxiedFactory
+from logiss.redis import REDIS_SECONDS
 from logiss.refused import Bounds, Folder, RefusedBodies, in_daemon_thread
 from logiss.relp_sender import RELPSender, relp_client
+from logiss.retries import REMEMBERED_SECONDS
 from logiss.senders import Sender, SenderFactory
 from logiss.settings import Settings, SettingsError
+from logiss.shares import Shares
 from logiss.site import ChannelSite, Clients, LogsSite
 from logiss.syslog_sender import Acknowledgements, SyslogSender
 from logiss.tls import tls_wrapper
@@ -230,7 +240,7 @@ def watch(
     @param clients: tells of the connections of clients, where that is known.
     """
     refresh_seconds = None
-    if settings.redis_url is not None:
+    if settings.credentials_url is not None:
         refresh_seconds = settings.credential_refresh_interval_seconds
     return Watch(
         clock,
@@ -322,6 +332,7 @@ class LogissService(Service):
     @param write: takes a log line without its line feed.
     @param listeners: listen already, in place of the ports that `settings` name.
     @param worker: the number of this one, where several share a listening socket.
+    @param shares: what each of them has of the clients.
     @ivar logs: the `LogsResource`.
     @ivar forwarder: the connections to the backend.
     """
@@ -335,6 +346,7 @@ class LogissService(Service):
         write: Callable[[str], None],
         listeners: Listeners = NO_LISTENERS,
         worker: int | None = None,
+        shares: Shares | None = None,
     ) -> None:
         problems = descriptor_problems(settings)
         if problems:
@@ -342,6 +354,7 @@ class LogissService(Service):
         self._reactor = reactor
         self._settings = settings
         self._inherited = listeners.logs
+        self._shares = shares
         self.events = EventLog(settings.deploy, write, worker)
         self.metrics = Metrics()
         self.drain = Drain()
@@ -352,6 +365,7 @@ class LogissService(Service):
             self._refused = refused_bodies(
                 reactor, settings, settings.capture_refused, self.events, self.metrics
             )
+        self._shared = shared_retries(reactor, settings, self.events, self.metrics)
         self.logs = logs_resource(
             reactor,
             settings,
@@ -361,6 +375,7 @@ class LogissService(Service):
             metrics=self.metrics,
             credentials=self.admission.credentials,
             refused=self._refused,
+            shared=self._shared,
         )
         root = RootResource(
             self.logs,
@@ -453,6 +468,8 @@ class LogissService(Service):
         self._say_how_many()
         self.forwarder.startService()
         self.admission.startService()
+        if self._shared is not None:
+            self._shared.start()
         if self._refused is not None:
             self._refused.start()
         if not self._settings.log_successes:
@@ -476,7 +493,7 @@ class LogissService(Service):
         """Listen, with no more connections than there may be."""
         port = listen(self._reactor, self._settings, self._clients, self._inherited)
         most = clients_max(self._settings)
-        return BoundedPort(self._reactor, port, most, self.events)
+        return BoundedPort(self._reactor, port, most, self.events, self._shares)
 
     def _say_how_many(self) -> None:
         wanted, most = self._settings.max_connections, clients_max(self._settings)
@@ -495,21 +512,32 @@ class LogissService(Service):
         Let no further client in, and serve those who are there until they have gone:
         the next answer of each is its last. A client that has nothing to send may stay
         `within_seconds`; to close its connection sooner could meet its next post
-        halfway, which then had no answer. `stopService` is to follow.
+        halfway, which then had no answer. `stopService` is to follow, or comes before
+        they have gone.
         """
         self._has_left = True
         await self._stop_listening()
         self._clients.announce_end()
         self.events.phase_reached("http", "leave", clients=self._clients.connected)
+        await self._until_left(within_seconds)
+        self._clients.dismiss_idle()
+        # What has been begun by then is read and answered, within its own deadlines.
+        settings = self._settings
+        await self._until_left(
+            settings.header_timeout_seconds
+            + settings.body_timeout_seconds
+            + settings.delivery_timeout_seconds
+        )
+        if not self.drain.announced:
+            await self._clients.say_goodbye(GOODBYE_SECONDS)
+
+    async def _until_left(self, within_seconds: float) -> None:
+        """Until nobody is connected, or a drain has begun."""
         deadline = self._reactor.seconds() + within_seconds
         while self._clients.connected and self._reactor.seconds() < deadline:
             if self.drain.announced:
                 return
             await deferLater(self._reactor, LEFT_POLL_SECONDS)
-        if not self.drain.announced:
-            await self._clients.say_goodbye(
-                GOODBYE_SECONDS + self._settings.delivery_timeout_seconds
-            )
 
     async def end_admin(self) -> None:
         """Close the operator's page, where it has not been closed before."""
@@ -548,6 +576,8 @@ class LogissService(Service):
         await self._stop_listening()
         await self._clients.say_goodbye(GOODBYE_SECONDS)
         await self.forwarder.stop(deadline)
+        if self._shared is not None:
+            await self._shared.stop()
         await self.end_admin()
         if self._refused is not None:
             await self._refused.stop()
@@ -609,16 +639,18 @@ def logs_resource(
     metrics: Metrics | None = None,
     credentials: Credentials | None = None,
     refused: RefusedBodies | None = None,
+    shared: SharedRetries | None = None,
 ) -> LogsResource:
     """
     A `LogsResource`.
 
     @param credentials: an `Admission`'s; without them those of `settings`.
     @param refused: takes the bodies that are answered 400, if they are to be kept.
+    @param shared: what `shared_retries` has made.
     @raise ValueError: `settings` have a Redis, which takes an `Admission`.
     """
     if credentials is None:
-        if settings.redis_url is not None:
+        if settings.credentials_url is not None:
             raise ValueError("settings.redis_url needs the credentials of an Admission")
         credentials = settings_credentials(settings)
     if refused is not None:
@@ -631,6 +663,7 @@ def logs_resource(
             credentials=credentials,
             drain=drain,
             metrics=metrics,
+            shared=shared,
         )
     return LogsResource(
         settings,
@@ -640,6 +673,27 @@ def logs_resource(
         credentials=credentials,
         drain=drain,
         metrics=metrics,
+        shared=shared,
+    )
+
+
+def shared_retries(
+    reactor: IReactor, settings: Settings, events: EventLog, metrics: Metrics
+) -> SharedRetries | None:
+    """The table by which a fleet knows retried posts, if there is to be one."""
+    if not settings.dedupe_redis or settings.redis_url is None:
+        return None
+    timeout_seconds = settings.dedupe_timeout_seconds
+    endpoint = redis_endpoint(reactor, settings.redis_url, REDIS_SECONDS)
+    return SharedRetries(
+        reactor,
+        RedisPipeline(reactor, endpoint, settings.redis_url, timeout_seconds),
+        events,
+        metrics,
+        settings.dedupe_prefix,
+        settings.delivery_timeout_seconds,
+        timeout_seconds,
+        REMEMBERED_SECONDS,
     )
 
 

@@ -28,6 +28,7 @@ from logiss.variables import (
     parse_frame_size,
     parse_head_size,
     parse_interval,
+    parse_key_prefix,
     parse_many,
     parse_networks,
     parse_on_timeout,
@@ -65,6 +66,10 @@ def _one_or_several(
         return ()
     return (given,) if isinstance(given, Destination) else tuple(given)
 
+
+#: A post may ask the shared table twice before it is delivered, and has half of its
+#: time for both.
+DEDUPE_SHARE = 4
 
 _NOBODY: Networks = ()
 
@@ -264,6 +269,9 @@ class Settings:
     capture_refused: str | None = _variable("CAPTURE_REFUSED", parse_directory)
     capture_refused_max: int = _variable("CAPTURE_REFUSED_MAX", parse_many, "100")
     capture_refused_bytes: int = _variable("CAPTURE_REFUSED_BYTES", parse_size, "64MiB")
+    dedupe_redis: bool = _variable("DEDUPE_REDIS", parse_flag, "0")
+    dedupe_timeout_seconds: float = _variable("DEDUPE_TIMEOUT", parse_seconds, "50ms")
+    dedupe_prefix: str = _variable("DEDUPE_PREFIX", parse_key_prefix, "logiss:id")
 
     drain_delay_seconds: float = _variable("DRAIN_DELAY", parse_pause, "0")
     workers: int = _variable("WEB_CONCURRENCY", parse_workers, "1")
@@ -275,6 +283,15 @@ class Settings:
         if any(destination.scheme for destination in self.forward_dest):
             return "relp"
         return self.delivery
+
+    @property
+    def credentials_url(self) -> RedisURL | None:
+        """
+        The Redis that has credentials; nothing where it is there for the table of
+        retried posts alone.
+        """
+        is_for_dedupe = self.dedupe_redis and not self.redis_key
+        return None if is_for_dedupe else self.redis_url
 
 
 #: Each variable by the field that it is read into, in order.
@@ -323,7 +340,21 @@ class _Reader:
             return False
         if variable.needed_with and not self.text(variable.needed_with):
             return False
+        if variable.needed_with == "REDIS_URL" and self._has_no_hash():
+            return False
         return bool(variable.missing)
+
+    def _has_no_hash(self) -> bool:
+        """
+        Whether Redis is there for DEDUPE_REDIS alone: TOKEN_MAP says who may post, and
+        no hash is named.
+        """
+        if self.text("REDIS_KEY") or not self.text("TOKEN_MAP"):
+            return False
+        try:
+            return parse_flag(self.text("DEDUPE_REDIS"))
+        except ValueError:
+            return False
 
 
 def read_hmac_key(environ: Mapping[str, str]) -> bytes:
@@ -377,6 +408,11 @@ def read(environ: Mapping[str, str]) -> Settings:
             " unless TRUSTED_PROXIES says who, so that every post would be refused;"
             " set TRUSTED_PROXIES or unset ENFORCE_SSL"
         )
+    if settings.dedupe_redis and not reader.text("REDIS_URL"):
+        problems.append(
+            "DEDUPE_REDIS: needs REDIS_URL, the Redis that the processes share; set it"
+            " or unset DEDUPE_REDIS"
+        )
     if problems:
         raise SettingsError(problems)
     return settings
@@ -425,6 +461,13 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append(
             f"ADMIN_PORT: is {settings.admin_port}, as is PORT; set it to another, the"
             " status page is not for those who post"
+        )
+    most = settings.delivery_timeout_seconds / DEDUPE_SHARE
+    if settings.dedupe_redis and settings.dedupe_timeout_seconds > most:
+        problems.append(
+            f"DEDUPE_TIMEOUT: is {settings.dedupe_timeout_seconds:g} s, more than a"
+            f" quarter of DELIVERY_TIMEOUT ({most:g} s), so that a slow Redis could"
+            " leave a post too little time; lower it"
         )
     return problems + _destination_problems(settings)
 

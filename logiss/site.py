@@ -83,6 +83,12 @@ class Clients(WrappingFactory[ProtocolWrapper]):
         """How many there are."""
         return len(self.protocols)
 
+    def dismiss_idle(self) -> None:
+        """Close those of which no request is under way."""
+        for client in list(self.protocols):
+            if _is_idle(cast(Any, client.wrappedProtocol)):
+                client.loseConnection()
+
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each when its answer is written; abort those that do not read."""
         for client in list(self.protocols):
@@ -92,6 +98,13 @@ class Clients(WrappingFactory[ProtocolWrapper]):
             await deferLater(self._clock, _POLL_SECONDS)
         for client in list(self.protocols):
             client.abortConnection()
+
+
+def _is_idle(channel: Any) -> bool:
+    """Whether a channel of twisted.web has nothing of a request."""
+    # It makes the request when the first line is there.
+    channel = getattr(channel, "_channel", channel)
+    return not channel.requests and not channel._buffer
 
 
 class LogsSite(Site):
@@ -237,11 +250,21 @@ class ChannelSite(ServerFactory[Channel]):
     def announce_end(self) -> None:
         """From now on each answer is the last of its connection."""
         self.is_leaving = True
+        if not self._beat.running:
+            # Nobody is let in any more, but those who are there have their deadlines,
+            # and answers have their date, until `say_goodbye`.
+            self._beat.start(_BEAT_SECONDS)
 
     @property
     def connected(self) -> int:
         """How many connections there are."""
         return len(self.channels)
+
+    def dismiss_idle(self) -> None:
+        """Close those of which no request is under way."""
+        for channel in list(self.channels):
+            if channel.is_between_requests():
+                channel.close_when_done()
 
     async def say_goodbye(self, within_seconds: float) -> None:
         """Close each connection behind its answer; abort those that do not read."""
@@ -252,3 +275,5 @@ class ChannelSite(ServerFactory[Channel]):
             await deferLater(self.clock, _POLL_SECONDS)
         for channel in list(self.channels):
             channel.abort()
+        if self._beat.running and self.is_leaving:
+            self._beat.stop()

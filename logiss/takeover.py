@@ -10,17 +10,18 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from attrs import Factory, asdict, evolve, field, fields, frozen
+from attrs import Factory, asdict, astuple, evolve, field, fields, frozen
 
 from logiss.facts import Facts
 from logiss.history import Sample
 from logiss.intercom import DIALECT, NotUnderstood, read, written
+from logiss.shares import memory_file
 from logiss.totals import Gone
 
 #: Names the descriptor of the file.
 TAKEOVER = "LOGISS_TAKEOVER"
-_BYTES_MAX = 256 * 1024 * 1024
-_VERSION = 1
+#: Of what is handed over: another is not understood.
+VERSION = 1
 
 
 @frozen
@@ -30,6 +31,7 @@ class Handed:
 
     @ivar descriptor: of its parent's end of the intercom, and @ivar unread: what has
         come there of a message that is not whole.
+    @ivar is_prepared: it has said that it could deliver a post.
     @ivar facts: what it has told last, and @ivar sample: likewise.
     """
 
@@ -39,6 +41,7 @@ class Handed:
     descriptor: int
     state: str
     started_at: float
+    is_prepared: bool
     unread: bytes
     facts: Facts | None = None
     sample: Sample | None = None
@@ -49,6 +52,7 @@ class Takeover:
     """
     @ivar listener: the descriptor of the socket for posts.
     @ivar admin: of that for the status page.
+    @ivar shares: of the table of the workers' shares.
     @ivar environ: with which the workers were started; has secrets.
     @ivar given: variables that do not stand in the environment, nor in a file.
     @ivar started_at: since when there are counts.
@@ -57,6 +61,7 @@ class Takeover:
 
     listener: int
     admin: int | None
+    shares: int
     generation: int
     environ: Mapping[str, str] = field(repr=False)
     given: Mapping[str, str]
@@ -68,7 +73,12 @@ class Takeover:
 
     def descriptors(self) -> list[int]:
         admin = [] if self.admin is None else [self.admin]
-        return [self.listener, *admin, *(worker.descriptor for worker in self.workers)]
+        return [
+            self.listener,
+            self.shares,
+            *admin,
+            *(worker.descriptor for worker in self.workers),
+        ]
 
 
 def hand_over(takeover: Takeover) -> int:
@@ -77,17 +87,16 @@ def hand_over(takeover: Takeover) -> int:
 
     @return: the descriptor of what is written.
     """
-    workers = tuple(
-        (w.number, w.generation, w.pid, w.descriptor, w.state, w.started_at, w.unread)
-        for w in takeover.workers
-    )
+    # What has been told is in words that another version may not have.
+    workers = tuple(astuple(worker, recurse=False)[:-2] for worker in takeover.workers)
     told = [(worker.facts, worker.sample) for worker in takeover.workers]
     counted = written((DIALECT, asdict(takeover.gone, recurse=False), told))
     octets = written(
         (
-            _VERSION,
+            VERSION,
             takeover.listener,
             takeover.admin,
+            takeover.shares,
             takeover.generation,
             dict(takeover.environ),
             dict(takeover.given),
@@ -98,11 +107,18 @@ def hand_over(takeover: Takeover) -> int:
             counted,
         )
     )
-    descriptor = os.memfd_create("logiss-takeover")
+    descriptor = memory_file("logiss-takeover")
     os.write(descriptor, octets)
     for each in [descriptor, *takeover.descriptors()]:
         os.set_inheritable(each, True)
     return descriptor
+
+
+def keep(takeover: Takeover, descriptor: int) -> None:
+    """Nothing was executed: all is as before `hand_over`."""
+    os.close(descriptor)
+    for each in takeover.descriptors():
+        os.set_inheritable(each, False)
 
 
 def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
@@ -112,16 +128,18 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
     @raise NotUnderstood: by another version, with which nothing is shared.
     """
     text = environ.pop(TAKEOVER, "")
-    if not text.isdigit():
+    if not text:
         return None
-    descriptor = int(text)
-    octets = os.pread(descriptor, _BYTES_MAX, 0)
-    os.close(descriptor)
-    match read(octets):
+    try:
+        message = read(_read_memory(int(text)))
+    except (NotUnderstood, OSError, ValueError):
+        raise NotUnderstood(f"{TAKEOVER}: is not for you to set; unset it") from None
+    match message:
         case (
-            1,
+            int(version),
             int(listener),
             admin,
+            int(shares),
             int(generation),
             dict(variables),
             dict(given),
@@ -130,12 +148,13 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             float(started_at),
             dict(reloads),
             bytes(counted),
-        ):
+        ) if version == VERSION:
             gone, told = _counted(counted)
             told = told or [(None, None)] * len(workers)
             return Takeover(
                 listener,
                 admin,
+                shares,
                 generation,
                 variables,
                 given,
@@ -148,7 +167,20 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
                 started_at,
                 reloads,
             )
-    raise NotUnderstood("it was written by another version")
+    raise NotUnderstood(
+        "what it was before is written in the words of another version: start it anew"
+    )
+
+
+def _read_memory(descriptor: int) -> bytes:
+    """
+    What is in the file, which ends with that.
+
+    @raise OSError: there is no such descriptor.
+    """
+    octets = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    os.close(descriptor)
+    return octets
 
 
 _Told = list[tuple[Facts | None, Sample | None]]

@@ -453,6 +453,16 @@ def parse_redis_url(text: str) -> RedisURL:
     return RedisURL(host, port, int(found[6] or 0), user, password, tls)
 
 
+def parse_key_prefix(text: str) -> str:
+    """What keys in Redis begin with: short, and to be typed."""
+    if not re.fullmatch(r"[!-~]{1,64}", text):
+        raise ValueError(
+            "must be at most 64 printable ASCII characters without spaces, not"
+            f" {text!r}"
+        )
+    return text
+
+
 def parse_directory(path: str) -> str:
     """A directory that is there, and that files can be made in now."""
     if not os.path.exists(path):

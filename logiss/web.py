@@ -42,6 +42,7 @@ from logiss.captures import Capture
 from logiss.codec import rewrite
 from logiss.counts import LOSS_HEADERS, MSG_COUNT, NOTHING_LOST, Counts, WrongCount
 from logiss.credentials import Credentials
+from logiss.dedupe import Claim, SharedRetries
 from logiss.drain import Drain
 from logiss.guards import Guards, Post
 from logiss.inflate import InflateLimits, Inflater
@@ -192,6 +193,7 @@ class LogsResource(Resource):
     @param deliverer: where the frames go.
     @param clock: for the deadline and for durations.
     @param events: what the operator is told.
+    @param shared: knows of retried posts beyond this process.
     """
 
     isLeaf = True
@@ -207,6 +209,7 @@ class LogsResource(Resource):
         credentials: Credentials,
         drain: Drain | None = None,
         metrics: Metrics | None = None,
+        shared: SharedRetries | None = None,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -219,6 +222,7 @@ class LogsResource(Resource):
             clock, settings.max_inflight_bytes, settings.max_body_bytes
         )
         self.retries = Retries(clock.seconds)
+        self._shared = shared
         self._too_large = answer_of(Failure(_too_many_bytes(settings)))
         self._guards = Guards(
             settings, credentials, self.drain, self.metrics, self._too_large
@@ -396,20 +400,49 @@ class LogsResource(Resource):
                     self._counts.check_count(post, 0)
                 self._delivered(None, post)
                 return
-            if post.values(FRAME_ID) is not None and self._is_retry(post):
-                self._hold(post, 0)
-                return
-            if post.inflater is not None:
-                self._rewrite(post, body)
-            elif post.is_arriving:
-                self._inflate(post, body)
-            elif self.budget.try_reserve(len(body)):
-                post.reserved_bytes = len(body)
-                self._inflate(post, body)
-            else:
-                self._wait_for_room(post, len(body), partial(self._inflate, post, body))
+            if post.values(FRAME_ID) is not None:
+                if self._is_retry(post):
+                    self._hold(post, 0)
+                    return
+                if self._shared is not None and post.attempt is not None:
+                    self._claim(self._shared, post.attempt, post, body)
+                    return
+            self._take_in(post, body)
         except Exception:
             self._failed(Failure(), post)
+
+    def _take_in(self, post: _Serving, body: bytes) -> None:
+        """`post` is to be forwarded."""
+        if post.inflater is not None:
+            self._rewrite(post, body)
+        elif post.is_arriving or post.reserved_bytes:
+            self._inflate(post, body)
+        elif self.budget.try_reserve(len(body)):
+            post.reserved_bytes = len(body)
+            self._inflate(post, body)
+        else:
+            self._wait_for_room(post, len(body), partial(self._inflate, post, body))
+
+    def _claim(
+        self, shared: SharedRetries, attempt: Attempt, post: _Serving, body: bytes
+    ) -> None:
+        """Go on once it is known whether another process has delivered `post`."""
+
+        def answered(claim: Claim | None) -> None:
+            post.waiting = None
+            attempt.claim = claim
+            if claim is None:
+                self.metrics.posts_known_elsewhere += 1
+                self._duplicated(None, post)
+            else:
+                self._take_in(post, body)
+
+        if not post.reserved_bytes:
+            # It is there already, and stays for so long.
+            self._hold(post, len(body))
+        waiting = shared.claim(attempt.key, post.received_at)
+        post.waiting = cast("Deferred[None]", waiting)
+        waiting.addCallback(answered).addErrback(self._failed, post)
 
     def _may_be_retry(self, post: _Serving) -> bool:
         """Whether the body of `post` will not be looked at, as far as is known yet."""
@@ -676,6 +709,7 @@ class KeepingLogsResource(LogsResource):
         credentials: Credentials,
         drain: Drain | None = None,
         metrics: Metrics | None = None,
+        shared: SharedRetries | None = None,
     ) -> None:
         super().__init__(
             settings,
@@ -685,6 +719,7 @@ class KeepingLogsResource(LogsResource):
             credentials=credentials,
             drain=drain,
             metrics=metrics,
+            shared=shared,
         )
         self._refused_bodies = refused
 

@@ -12,16 +12,19 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.python import log
 
 from logiss import memory
 from logiss.activation import Listeners, inherited
 from logiss.facts import IWatch
-from logiss.intercom import DIALECT, Intercom, connect
+from logiss.intercom import DIALECT, Intercom, connect, written
 from logiss.l2met import EventLog
 from logiss.life import Life, TwistedEvents
 from logiss.processes import Place
 from logiss.service import LogissService
 from logiss.settings import Settings
+from logiss.shares import Shares
+from logiss.takeover import VERSION
 
 #: How long the parent may take to hear the end of it.
 LAST_WORDS_SECONDS = 1.0
@@ -90,30 +93,43 @@ class Obedience:
         # Who does not listen does not get it later.
         if not self._is_connected or self.intercom.is_behind:
             return
-        facts = sample = None
+        # A parent of another version is to understand all but this.
+        more = b""
         if self._watch is not None:
-            facts, sample = self._watch.facts(), self._watch.sample()
-        self.intercom.say("told", DIALECT, *self._logiss.counts, facts, sample)
+            more = written((self._watch.facts(), self._watch.sample()))
+        self.intercom.say("told", DIALECT, *self._logiss.counts, more)
 
     def _look(self) -> None:
         is_prepared = self._logiss.is_prepared
+        if is_prepared:
+            # Nobody waits for it any more.
+            self._looking.interval = _BEAT_SECONDS
         if is_prepared is not self._was_prepared and self._is_connected:
             self._was_prepared = is_prepared
             self.intercom.say("prepared", is_prepared)
 
     def _told(self, message: tuple[Any, ...]) -> None:
         match message:
-            # Each may be said twice.
-            case ("accept",) if not self._accepts:
-                self._accepts = True
-                self._logiss.accept()
-                self.intercom.say("accepts")
+            # Each may be said twice, for the parent may have executed itself anew.
+            case ("accept",):
+                self._accept()
             case ("leave", float(within_seconds)) if not self._leaves:
                 self._leaves = True
                 left = Deferred.fromCoroutine(self._logiss.leave(within_seconds))
+                left.addErrback(lambda reason: log.err(reason))
                 left.addCallback(lambda _: self._stop("leave"))
             case ("stop",):
                 self._stop("stop")
+
+    def _accept(self) -> None:
+        if self._leaves:
+            return
+        if not self._accepts:
+            self._accepts = True
+            self._logiss.accept()
+        # Who says it again may not have heard whether posts can be delivered.
+        self._was_prepared = None
+        self.intercom.say("accepts")
 
     def _orphaned(self) -> None:
         """The parent is gone: without it nobody could end us, or start another."""
@@ -148,14 +164,20 @@ class WorkerProcess(Life):
             self.journal.write,
             Listeners(inherited(place.listener)),
             place.number,
+            Shares(place.shares, place.number - 1),
         )
         self._logiss.logs.budget.on_given_back = memory.give_back_freed
         self._logiss.prepare()
         is_watched = self._settings.admin_port is not None
+        if is_watched:
+            # The parent, about to take the same code, would find out too late that
+            # this is missing or broken.
+            import logiss.status  # noqa: F401
         watch = self._logiss.watch if is_watched else None
         self._obedience = Obedience(self.reactor, self._logiss, watch, self.stop)
         connect(self.reactor, place.intercom, self._obedience.intercom)
         os.close(place.intercom)
+        self._obedience.intercom.say("understands", VERSION)
         self._obedience.start()
         return self._logiss.events
 

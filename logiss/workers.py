@@ -16,6 +16,7 @@ The life of a worker, by its state::
 Whoever ends without having been told to has fallen.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,9 +27,11 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from logiss.facts import Facts, IWatch, WorkerCounts, WorkerFacts
 from logiss.history import Sample
-from logiss.intercom import DIALECT
+from logiss.intercom import DIALECT, read
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
+from logiss.shares import make_table, strike_out
+from logiss.takeover import VERSION
 from logiss.totals import (
     Gone,
     Living,
@@ -44,13 +47,13 @@ PROVEN_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
 #: ... to here.
 PAUSE_SECONDS_MAX = 30.0
-#: So many false starts in a row, while no worker serves, are the end.
+#: So many false starts of each in a row, while none serves for long, are the end.
 FALLS_MAX = 5
 #: How long new workers may take until they could deliver a post.
 PREPARE_SECONDS = 20.0
 #: A worker of which nothing is heard for so long is ended: it would never answer.
 SILENT_SECONDS = 30
-#: How much longer than it should a worker may take to drain.
+#: How much longer than it should a worker may take to drain, or to die.
 GRACE_SECONDS = 5.0
 
 _BEAT_SECONDS = 1.0
@@ -71,6 +74,9 @@ class Worker:
 
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
+    @ivar has_accepted: it has said that it takes posts: there may be some to lose.
+    @ivar understands: which version of what parents hand over its code understands.
+    @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar quiet_beats: so often it has said nothing.
     """
 
@@ -81,6 +87,9 @@ class Worker:
     state: str = STARTING
     has_spoken: bool = False
     is_prepared: bool = False
+    has_accepted: bool = False
+    understands: int | None = None
+    is_on_trial: bool = True
     is_ended: bool = False
     quiet_beats: int = 0
     clients: int = 0
@@ -127,6 +136,7 @@ class Workers:
         on_given_up: Callable[[], None],
         generation: int = 0,
         gone: Gone | None = None,
+        shares: int | None = None,
     ) -> None:
         self._clock = clock
         self._processes = processes
@@ -135,11 +145,14 @@ class Workers:
         self._on_given_up = on_given_up
         self.generation = generation
         self.gone = gone or Gone()
+        self.shares = make_table(plan.count) if shares is None else shares
         self.workers: list[Worker] = []
         self.falls: dict[int, int] = {}
         self._last_fall_at: dict[int, float] = {}
         self._missing_since: dict[int, float] = {}
-        self._false_starts = 0
+        self._false_starts: dict[int, int] = {}
+        # Of all, since one has served for long.
+        self._false_starts_in_a_row = 0
         self._restarts: dict[int, IDelayedCall] = {}
         self._is_stopping = False
         self._has_failed = False
@@ -170,6 +183,7 @@ class Workers:
         Take over a worker of the process that this one was before, which may not have
         been told all that was said to it.
         """
+        worker.has_accepted = True
         self._connect(worker, start)
         self.workers.append(worker)
         if worker.state == SERVING:
@@ -178,6 +192,13 @@ class Workers:
             self._have_leave(worker, self.plan.leave_seconds)
         else:
             self._have_accept(worker)
+
+    def fill_up(self) -> None:
+        """Start those who have fallen and whom nothing starts again."""
+        there = {worker.number for worker in self.living(STARTING, SERVING)}
+        for number in range(1, self.plan.count + 1):
+            if number not in there and number not in self._restarts:
+                self._start_worker(number)
 
     def own_has_gone(self, facts: Facts, sample: Sample) -> None:
         """The parent does not serve any more."""
@@ -198,30 +219,25 @@ class Workers:
 
         @raise NotRenewed: one of them could not; nothing has changed.
         """
-        old = self.living(STARTING, SERVING)
-        before, self.plan = self.plan, plan
-        self.generation += 1
-        for call in self._restarts.values():
-            call.cancel()
-        self._restarts.clear()
+        generation, shares = self.generation + 1, make_table(plan.count)
         new: list[Worker] = []
         try:
             for number in range(1, plan.count + 1):
-                new.append(self._begin(number))
-            await self._until_prepared(new, old)
+                new.append(self._begin(number, plan, generation, shares))
+            await self._until_prepared(new)
         except (NotRenewed, OSError) as e:
-            self.plan = before
-            self.generation -= 1
+            os.close(shares)
             await self._dismiss(new)
-            if not self._is_stopping:
-                self._fill_up()
             raise NotRenewed(str(e)) from None
-        for worker in new:
-            self._have_accept(worker)
-        for worker in old:
-            if not worker.is_ended:
+        self._forget_restarts()
+        os.close(self.shares)
+        before, self.plan = self.plan, plan
+        self.generation, self.shares = generation, shares
+        for worker in self.living(STARTING, SERVING):
+            if worker.generation == generation:
+                self._have_accept(worker)
+            else:
                 self._have_leave(worker, before.leave_seconds)
-        self._false_starts = 0
 
     async def stop(self) -> bool:
         """
@@ -230,25 +246,27 @@ class Workers:
         @return: whether each of them has done so.
         """
         self._is_stopping = True
-        for call in self._restarts.values():
-            call.cancel()
-        self._restarts.clear()
-        now = self._clock.seconds()
+        self._forget_restarts()
         for worker in self.workers:
-            worker.enter(STOPPING, now)
-            worker.process.intercom.say("stop")
-        deadline = now + self.plan.drain_seconds + GRACE_SECONDS
-        while self.workers and self._clock.seconds() < deadline:
-            await self._pause()
+            worker.enter(STOPPING, self._clock.seconds())
+            if worker.is_on_trial:
+                worker.process.kill()
+            else:
+                worker.process.intercom.say("stop")
+        await self._until_ended(self.plan.drain_seconds + GRACE_SECONDS)
         for worker in self.workers:
             self._has_failed = True
-            self._events.worker_silent(worker.number, worker.process.pid)
+            self._events.worker_silent(worker.number, worker.process.pid, True)
             worker.process.kill()
-        while self.workers:
-            await self._pause()
+        await self._until_ended(GRACE_SECONDS)
         if self._beat.running:
             self._beat.stop()
         return not self._has_failed
+
+    async def _until_ended(self, within_seconds: float) -> None:
+        deadline = self._clock.seconds() + within_seconds
+        while self.workers and self._clock.seconds() < deadline:
+            await self._pause()
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -337,7 +355,7 @@ class Workers:
     def _start_worker(self, number: int) -> None:
         self._restarts.pop(number, None)
         try:
-            worker = self._begin(number)
+            worker = self._begin(number, self.plan, self.generation, self.shares)
         except OSError as e:
             self._events.worker_not_started(number, e.strerror or str(e))
             self._note_fall(number)
@@ -345,17 +363,18 @@ class Workers:
             return
         self._have_accept(worker)
 
-    def _begin(self, number: int) -> Worker:
+    def _begin(self, number: int, plan: Plan, generation: int, shares: int) -> Worker:
         now = self._clock.seconds()
-        worker = Worker(number, self.generation, now, now)
+        worker = Worker(number, generation, now, now)
         self._connect(
             worker,
             lambda on_message, on_end: self._processes.start(
-                number, self.plan.listener, self.plan.environ, on_message, on_end
+                number, plan.listener, shares, plan.environ, on_message, on_end
             ),
         )
         self.workers.append(worker)
-        self._events.worker_started(number, worker.process.pid)
+        pid = worker.process.pid
+        self._events.phase_reached("workers", "start", number=number, pid=pid)
         return worker
 
     def _connect(self, worker: Worker, start: Callable[[Any, Any], IProcess]) -> None:
@@ -365,6 +384,7 @@ class Workers:
         )
 
     def _have_accept(self, worker: Worker) -> None:
+        worker.is_on_trial = False
         if worker.state == STARTING:
             self._miss(worker.number)
         worker.process.intercom.say("accept")
@@ -373,21 +393,10 @@ class Workers:
         worker.enter(LEAVING, self._clock.seconds())
         worker.process.intercom.say("leave", within_seconds)
 
-    async def _until_prepared(self, new: list[Worker], old: list[Worker]) -> None:
+    async def _until_prepared(self, new: list[Worker]) -> None:
         """Wait until the new ones are no worse than the old ones."""
         deadline = self._clock.seconds() + PREPARE_SECONDS
-        while not all(worker.is_prepared for worker in new):
-            could = self.own_could or any(w.is_prepared and not w.is_ended for w in old)
-            if not could and all(worker.has_spoken for worker in new):
-                return
-            for worker in new:
-                if worker.is_ended:
-                    raise NotRenewed(
-                        "a new worker has ended before it could deliver; the lines"
-                        " above say why"
-                    )
-            if self._is_stopping:
-                raise NotRenewed("the process is told to stop")
+        while not self._are_no_worse(new):
             if self._clock.seconds() >= deadline:
                 raise NotRenewed(
                     f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
@@ -395,6 +404,17 @@ class Workers:
                     " be read"
                 )
             await self._pause()
+
+    def _are_no_worse(self, new: list[Worker]) -> bool:
+        if self._is_stopping:
+            raise NotRenewed("the process is told to stop")
+        for worker in new:
+            _check_new(worker)
+        if all(worker.is_prepared for worker in new):
+            return True
+        old = (w for w in self.living(STARTING, SERVING) if w not in new)
+        could = self.own_could or any(worker.is_prepared for worker in old)
+        return not could and all(worker.has_spoken for worker in new)
 
     async def _dismiss(self, new: list[Worker]) -> None:
         """They have accepted nobody, so that nothing is lost with them."""
@@ -412,25 +432,27 @@ class Workers:
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         worker.quiet_beats = 0
         match message:
+            case ("understands", int(version)):
+                worker.understands = version
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
-            case ("accepts",) if worker.state == STARTING:
-                worker.enter(SERVING, self._clock.seconds())
-                self._missing_since.pop(worker.number, None)
-            case ("told", str(dialect), int(clients), int(posts), facts, sample):
+            case ("accepts",):
+                worker.has_accepted = True
+                if worker.state == STARTING:
+                    worker.enter(SERVING, self._clock.seconds())
+                    self._missing_since.pop(worker.number, None)
+            case ("told", str(dialect), int(clients), int(posts), bytes(more)):
                 worker.clients, worker.posts = clients, posts
-                if dialect == DIALECT:
-                    worker.facts, worker.sample = facts, sample
+                if more and dialect == DIALECT:
+                    worker.facts, worker.sample = read(more)
 
     def _beaten(self) -> None:
         for worker in list(self.workers):
             worker.quiet_beats += 1
-            if worker.process.exit_code() is not None:
-                # The last that it has told may still be on its way here.
-                if worker.quiet_beats > 1:
-                    self._reap(worker)
-                continue
-            if worker.quiet_beats == SILENT_SECONDS:
+            if worker.quiet_beats > 1 and worker.process.exit_code() is not None:
+                # Its last words have been heard by now.
+                self._reap(worker)
+            elif worker.quiet_beats == SILENT_SECONDS:
                 self._events.worker_silent(worker.number, worker.process.pid)
                 worker.process.kill()
 
@@ -451,24 +473,31 @@ class Workers:
         worker.is_ended = True
         self.workers.remove(worker)
         worker.process.let_go()
-        self._events.worker_ended(worker.number, worker.process.pid, code)
+        if worker.generation == self.generation:
+            strike_out(self.shares, worker.number - 1)
+        number, pid = worker.number, worker.process.pid
+        # Minus the signal, where a signal has ended it.
+        self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)
         if worker.facts is not None and worker.sample is not None:
             self.gone = self.gone.with_one_more(
                 worker.number, worker.facts, worker.sample
             )
+        if worker.is_on_trial:
+            # Whoever tries it sees that.
+            return
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
-        elif code and self._is_stopping:
+        elif code and self._is_stopping and worker.has_accepted:
             self._has_failed = True
 
     def _fallen(self, worker: Worker) -> None:
         self._note_fall(worker.number)
         if worker.generation != self.generation or self._is_stopping:
-            # New ones are on their way.
+            # It was only tried, or is not needed any more.
             return
         lived = self._clock.seconds() - worker.started_at
         if lived >= PROVEN_SECONDS:
-            self._false_starts = 0
+            self._false_starts[worker.number] = self._false_starts_in_a_row = 0
         self._start_again(worker.number)
 
     def _miss(self, number: int) -> None:
@@ -481,26 +510,51 @@ class Workers:
         self._miss(number)
 
     def _start_again(self, number: int) -> None:
-        self._false_starts += 1
-        if self._false_starts >= FALLS_MAX and not self._anybody_proven():
-            self._events.workers_given_up(self._false_starts)
-            self._has_failed = self._is_stopping = True
-            self._on_given_up()
+        tries = self._false_starts[number] = self._false_starts.get(number, 0) + 1
+        if self._anybody_proven():
+            self._false_starts_in_a_row = 0
+        else:
+            self._false_starts_in_a_row += 1
+        if self._false_starts_in_a_row >= FALLS_MAX * self.plan.count:
+            self._give_up()
             return
-        doublings = min(max(self._false_starts - 1, 0), 10)
-        pause = min(PAUSE_SECONDS * 2.0**doublings, PAUSE_SECONDS_MAX)
+        pause = pause_seconds(tries)
         self._events.worker_fallen(number, pause)
         self._restarts[number] = self._clock.callLater(
             pause, self._start_worker, number
         )
 
+    def _give_up(self) -> None:
+        self._events.workers_given_up(self._false_starts_in_a_row)
+        self._has_failed = self._is_stopping = True
+        self._forget_restarts()
+        self._on_given_up()
+
+    def _forget_restarts(self) -> None:
+        for call in self._restarts.values():
+            call.cancel()
+        self._restarts.clear()
+
     def _anybody_proven(self) -> bool:
         since = self._clock.seconds() - PROVEN_SECONDS
         return any(w.started_at <= since for w in self.living(SERVING))
 
-    def _fill_up(self) -> None:
-        """Start those who fell while new ones were on their way, and stayed away."""
-        there = {worker.number for worker in self.living(STARTING, SERVING)}
-        for number in range(1, self.plan.count + 1):
-            if number not in there:
-                self._start_worker(number)
+
+def pause_seconds(tries: int) -> float:
+    """The pause behind so many false starts in a row, 1 at least."""
+    return min(PAUSE_SECONDS * 2.0 ** min(tries - 1, 10), PAUSE_SECONDS_MAX)
+
+
+def _check_new(worker: Worker) -> None:
+    """
+    @raise NotRenewed: `worker` is no use.
+    """
+    if worker.is_ended:
+        raise NotRenewed(
+            "a new worker has ended before it could deliver; the lines above say why"
+        )
+    if worker.has_spoken and worker.understands != VERSION:
+        raise NotRenewed(
+            "the installed version cannot take over from the one that runs; stop and"
+            " start it"
+        )

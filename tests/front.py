@@ -39,6 +39,7 @@ class Front:
         clock: IReactorTime,
         level: Any = "sent",
         refused: Any = None,
+        shared: Any = None,
         **settings: Any,
     ) -> None:
         self.clock = clock
@@ -61,6 +62,7 @@ class Front:
             metrics=self.metrics,
             credentials=self.credentials,
             refused=refused,
+            shared=shared,
         )
         self.root = RootResource(
             self.logs,

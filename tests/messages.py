@@ -32,7 +32,7 @@ _MARKS = {HOLE: "(.*?)", _EITHER: "(?:", _OR: "|", _END: ")"}
 
 #: Whose arguments somebody reads although they are no exceptions.
 ERROR_CALLS = frozenset(
-    {"Answer", "_say", "_to_stderr", "_exit_with", "_give_up", "_end", "_pause"}
+    {"Answer", "_say", "to_stderr", "exit_with", "_give_up", "_end", "_pause"}
     | {"fail", "refused", "refuse"}
 )
 #: Variables and keywords that have what somebody reads.
@@ -75,6 +75,11 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ("answers", "HTTP/1.1 … …"),
         ("answers", "text/plain; charset=utf-8"),
         ("channel", "Connection: close"),
+        (
+            "dedupe",
+            "if redis.call('get',KEYS[1])==ARGV[1] then return"
+            " redis.call('del',KEYS[1]) else return 0 end",
+        ),
         ("channel", "HTTP/1.1 … …"),
         ("channel", "… … HTTP/…"),
         ("relp", "… close 0"),
@@ -143,6 +148,17 @@ EXCUSED: dict[str, tuple[tuple[str, str], ...]] = {
         ("daemon", "http://127.0.0.1:…/logs"),
         ("tools.check", "… # not set"),
     ),
+    "what systemd reads": (
+        ("notify", "READY=1"),
+        ("notify", "RELOADING=1"),
+        ("notify", "MONOTONIC_USEC=…"),
+        ("notify", "STOPPING=1"),
+    ),
+    "what a worker says that is not understood, and not taken": (
+        ("intercom", "….… is part of no message"),
+        ("intercom", "it is no tuple"),
+    ),
+    "the signal that the process gives itself": (("parent", "workers have fallen"),),
     "the page's answer, with the sentence of a finding beside it": (
         ("findings", "Not all"),
         ("findings", "Yes, but"),

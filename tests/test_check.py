@@ -56,6 +56,57 @@ class CheckTests(SynchronousTestCase):
         self.assertIn(("HTTP_CHANNEL=stock", "--http"), shown)
         self.assertIn(("# REDIS_URL", "not set"), shown)
 
+    def file(self, text: str, mode: int = 0o600) -> str:
+        path = str(self.mktemp())
+        with open(path, "w") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def test_file(self) -> None:
+        """What stands in the file counts, as at the start, and is said to be there."""
+        path = self.file("DEPLOY=us-1\nHTTP_CHANNEL=fast\nADMIN_HOST=\nPORT=80000\n")
+        code, lines = self.check("--http", "stock", ENV_FILE=path)
+        shown = {tuple(part.strip() for part in line.split("  # ")) for line in lines}
+        self.assertIn(("DEPLOY=us-1", "file"), shown)
+        self.assertIn((f"ENV_FILE={path}", "environment"), shown)
+        self.assertIn(("ADMIN_HOST=127.0.0.1", "default"), shown)
+        self.assertIn(("HTTP_CHANNEL=stock", "--http"), shown)
+        self.assertEqual(code, 1)
+        self.assertIn(
+            "error: PORT: must be a port number from 0 to 65535, not '80000'", lines
+        )
+
+    def test_wrong_file(self) -> None:
+        """One that cannot be read is an error, and the rest is checked all the same."""
+        path = self.file("hunter2")
+        self.assertEqual(
+            self.findings(ENV_FILE=path, FORWARD_COUNT="0"),
+            (
+                1,
+                [
+                    f"error: ENV_FILE: line 1 of {path!r} is no NAME=value; mend it, or"
+                    " put a # in front of a comment",
+                    "error: FORWARD_COUNT: must be a whole number from 1 to 1000, not"
+                    " '0'",
+                ],
+            ),
+        )
+
+    def test_exposed_file(self) -> None:
+        """One that everybody may read or write is a warning."""
+        for mode in (0o604, 0o602, 0o666):
+            path = self.file("TOKEN_MAP=a:b", mode)
+            code, (line,) = self.findings(ENV_FILE=path)
+            self.assertEqual(code, 0)
+            self.assertEqual(
+                line,
+                f"warning: ENV_FILE: everybody on this machine may read or write"
+                f" {path!r}; take that away with chmod o-rw, since there are secrets in"
+                " it",
+            )
+        self.assertEqual(self.findings(ENV_FILE=self.file("", 0o660)), (0, []))
+
     def test_secrets(self) -> None:
         """No line has a secret in it, right or wrong."""
         for variables in (

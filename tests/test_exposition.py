@@ -126,14 +126,16 @@ class CompletenessTests(SynchronousTestCase):
         metrics.refused_by_user.add((b"dan",), 1021)
         metrics.add_loss(1.0, b"eve", 1031, 1033)
         metrics.delivery.observe(0.001, 1039)
+        metrics.dedupe_unasked.add(("slow",), 1049)
         values = set(read(cases.facts(metrics=metrics)).values())
         self.assertEqual(
-            {1009, 1013, 1019, 1021, 1031, 1033, 1039} - values,
+            {1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049} - values,
             set(),
         )
         counted = set(numbered(metrics, NOT_EXPOSED)) | {
             *("posts_failed_by_code", "requests_refused_by_code", "accepted_by_stage"),
             *("refused_by_user", "losses_by_user", "delivery", "links"),
+            "dedupe_unasked",
         }
         known = counted | set(NOT_EXPOSED)
         self.assertEqual({f.name for f in fields(Metrics)} - known, set())

@@ -17,7 +17,7 @@ PAPER = 0
 FLOORS = (
     # 0 paper: no Twisted, no zope, no clock, no environment, nothing from logiss
     "_version frames _frames stamp inflate chunked heads limits variables metrics l2met"
-    " words history probes reference captures"
+    " words history probes shares reference captures"
     " syslog_lines logs_url tally"
     " credentials drain relp trust proxy_header",
     # 1 wires
@@ -26,10 +26,10 @@ FLOORS = (
     " screen foreground sources submitter fault cpus env_file notify",
     # 2 connections
     "senders requests refresh exposition findings feeding posting progress"
-    " relp_receiver outlets totals intercom",
+    " relp_receiver outlets totals intercom pipeline",
     # 3 queue and gate
     "syslog_sender relp_sender pool guards counts retries admission intake channel"
-    " report target processes takeover",
+    " report target processes takeover dedupe",
     # 4 faces
     "web site health status preflight workers",
     # 5 builder, and what a process has

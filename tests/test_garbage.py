@@ -15,6 +15,7 @@ from logiss.metrics import Metrics
 from logiss.pool import Pool
 from tests.fakes import FakeSender, Lines
 from tests.front import TIMEOUT_SECONDS, Connection, Front, framed, message, request
+from tests.tables import FakeRedis, Process
 
 POSTS = 20
 
@@ -69,6 +70,30 @@ class GarbageTests(SynchronousTestCase):
 
         self.assertEqual(self.left_by(run), 0)
         self.assertEqual(self.front.metrics.posts_remembered, POSTS + 1)
+
+    def test_claimed(self) -> None:
+        """Nor does one that a table beyond this process was asked about."""
+        process = Process(self.clock, FakeRedis(self.clock), b"a")
+        self.front.logs._shared = process.shared
+        other = Process(self.clock, process.pipeline.redis, b"b").shared
+
+        def run(number: int) -> None:
+            frame_id = b"%032x" % (number // 2)
+            octets = request(
+                framed(message()), headers={"Logplex-Frame-Id": frame_id.decode()}
+            )
+            if number % 2:
+                # As if another process had it delivered.
+                name = other.commands.name((b"user", None, frame_id))
+                process.pipeline.redis.reply(other.commands.confirm(name))
+                self.front.logs.retries._known.clear()
+            self.connection.send(octets)
+            process.pipeline.turn()
+            self.post(b"", 200)
+            process.pipeline.turn()
+
+        self.assertEqual(self.left_by(run), 0)
+        self.assertGreater(self.front.metrics.posts_known_elsewhere, POSTS // 3)
 
     def gone(self, header: str, number: int) -> None:
         """A post whose client goes away before its answer."""

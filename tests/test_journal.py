@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import tempfile
 from collections.abc import Callable
@@ -215,6 +216,80 @@ class JournalTests(SynchronousTestCase):
         self.later()
         self.assertEqual(self.reader.octets, b"a\n")
         self.assert_at_rest()
+
+
+class AtomicTests(SynchronousTestCase):
+    """Lines that other processes write beside ours are not torn apart."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.reader = Reader()
+        self.journal = Journal(self.clock, self.reader, atomic_bytes=10)
+
+    def written(self, *lines: str) -> list[bytes]:
+        """What each write was."""
+        for line in lines:
+            self.journal.write(line)
+        self.clock.advance(0)
+        taken, self.reader.taken = self.reader.taken, []
+        return taken
+
+    def test_whole_lines(self) -> None:
+        """Each write is as many whole lines as are within the bound."""
+        self.assertEqual(
+            self.written("ab", "cd", "ef", "gh", "ijklmnopq", "r"),
+            [b"ab\ncd\nef\n", b"gh\n", b"ijklmnopq\n", b"r\n"],
+        )
+        self.assertFalse(self.journal.waiting)
+
+    def test_too_long(self) -> None:
+        """A line that is longer is cut, not inside of a character, and none lost."""
+        self.assertEqual(
+            self.written("a", "0123456789", "b"), [b"a\n", b"012345678\n", b"b\n"]
+        )
+        self.assertEqual(self.written("01234567é9"), [b"01234567\n"])
+        self.assertEqual(self.written("x" * 95), [b"x" * 9 + b"\n"])
+
+    def test_blocked(self) -> None:
+        """What is not taken follows later, whole lines again, nothing twice."""
+        self.reader.room = 6
+        self.assertEqual(self.written("ab", "cd", "efgh", "ij"), [b"ab\ncd\n"])
+        self.assertTrue(self.journal.waiting)
+        self.reader.room = None
+        self.clock.advance(1)
+        self.assertEqual(self.reader.taken, [b"efgh\nij\n"])
+
+    def test_disk_full(self) -> None:
+        """What was written before the disk was full is not written again."""
+        sink = self.reader
+
+        def full_then(octets: bytes) -> int:
+            if sink.taken:
+                sink.error = OSError(errno.ENOSPC, "full")
+            return sink(octets)
+
+        self.journal = Journal(self.clock, full_then, atomic_bytes=10)
+        self.assertEqual(self.written("ab", "cd", "efgh", "ij"), [b"ab\ncd\n"])
+        sink.error = None
+        self.clock.advance(1)
+        self.assertEqual(sink.taken, [b"efgh\nij\n"])
+
+    def test_gone(self) -> None:
+        """When the reader is gone in the middle, nothing waits."""
+        self.reader.error = BrokenPipeError(errno.EPIPE, "gone")
+        self.assertEqual(self.written("ab", "cd", "efgh", "ij"), [])
+        self.assertFalse(self.journal.waiting)
+
+    def test_share(self) -> None:
+        """A process that comes to have others beside it writes what a pipe takes."""
+        self.journal = Journal(self.clock, self.reader)
+        lines = ["x" * 1000] * 9
+        self.assertEqual([len(piece) for piece in self.written(*lines)], [9009])
+        self.journal.share()
+        self.assertEqual(select.PIPE_BUF, 4096)
+        self.assertEqual(
+            [len(piece) for piece in self.written(*lines)], [4004, 4004, 1001]
+        )
 
 
 class OpenSinkTests(SynchronousTestCase):

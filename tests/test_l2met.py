@@ -1,13 +1,16 @@
 """Log lines are what l2met reads, whatever clients have sent."""
 
 import inspect
+import json
+import select
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.l2met import EventLog, PostFacts, quoted, seconds
+from logiss.l2met import ESCAPED_MAX, EventLog, PostFacts, quoted, seconds
 from tests.fakes import Facts
 from tests.l2met_grammar import parse
 
@@ -132,6 +135,35 @@ class EventLogTests(SynchronousTestCase):
             'count#log-iss.http.clients.cut=3 remote_addr="::1" message="a \\"b\\""',
         ),
         (
+            lambda log: log.worker_not_started(2, "no room"),
+            'count#log-iss.workers.start.error=1 number=2 message="no room"',
+        ),
+        (
+            lambda log: log.worker_fallen(2, 0.5),
+            "count#log-iss.workers.fallen=1 number=2"
+            " measure#log-iss.workers.pause.duration=0.500000s",
+        ),
+        (
+            lambda log: log.worker_silent(2, 4711),
+            "count#log-iss.workers.silent=1 number=2 pid=4711"
+            ' message="it does not say anything any more and is killed"',
+        ),
+        (
+            lambda log: log.workers_given_up(5),
+            "count#log-iss.workers.given-up=1"
+            ' message="5 workers in a row have ended right behind their start, and'
+            ' none serves: the process ends"',
+        ),
+        (
+            lambda log: log.reload_done(3, 0.5),
+            "count#log-iss.reload.success=1 generation=3"
+            " measure#log-iss.reload.duration=0.500000s",
+        ),
+        (
+            lambda log: log.reload_refused('PORT: "x"'),
+            r'count#log-iss.reload.error=1 message="PORT: \"x\""',
+        ),
+        (
             lambda log: log.connections_limited(900, 10_000, 10_072),
             "ns=http connections_max=900"
             ' message="too few files and sockets may be open for'
@@ -195,6 +227,15 @@ class EventLogTests(SynchronousTestCase):
             lambda log: log.credentials_skipped(90),
             "count#log-iss.credentials.entry.error=90"
             ' message="more entries that cannot be read"',
+        ),
+        (
+            lambda log: log.dedupe_usable(1.5, 7),
+            "count#log-iss.dedupe.usable=1"
+            " measure#log-iss.dedupe.outage.duration=1.500000s posts=7",
+        ),
+        (
+            lambda log: log.dedupe_lost("a b"),
+            'count#log-iss.dedupe.outage=1 message="a b"',
         ),
         (
             lambda log: log.connect_attempted(0),
@@ -276,9 +317,13 @@ class EventLogTests(SynchronousTestCase):
                 self.assertEqual(parse(line)["source"], source)
 
 
-def shown(value: bytes) -> str:
+def shown(value: bytes | str) -> str:
     """What a line says of `value`."""
-    return value.decode("utf-8", "replace")[:256]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    text = text[:256]
+    while len(json.dumps(text)) > 768 + 2:
+        text = text[:-1]
+    return text
 
 
 _hostile = st.one_of(
@@ -386,7 +431,7 @@ class HostileValuesTests(SynchronousTestCase):
                 f"count#{forwarder}.write.error": "1",
                 "id": "0",
                 "request_id": shown(request_id),
-                "message": message[:256],
+                "message": shown(message),
             },
         )
         self.assert_inert(
@@ -394,16 +439,16 @@ class HostileValuesTests(SynchronousTestCase):
             {
                 f"count#{forwarder}.connect.error": "1",
                 "id": "0",
-                "message": message[:256],
+                "message": shown(message),
             },
         )
         self.assert_inert(
             written(lambda log: log.twisted_event(message, message, message)),
             {
                 "ns": "twisted",
-                "level": message[:256],
-                "logger": message[:256],
-                "message": message[:256],
+                "level": shown(message),
+                "logger": shown(message),
+                "message": shown(message),
             },
         )
         self.assert_inert(
@@ -412,7 +457,7 @@ class HostileValuesTests(SynchronousTestCase):
                 "count#log-iss.http.logs.post.error": "1",
                 "measure#log-iss.http.logs.post.duration": "0.000000s",
                 "post.code": "400",
-                "post.error": message[:256],
+                "post.error": shown(message),
             },
         )
 
@@ -421,9 +466,61 @@ class HostileValuesTests(SynchronousTestCase):
         for piece in (b"x", b"\xff", b"\x00", "😀".encode()):
             value = piece * 1_000_000
             line = written(lambda log: succeed(log, Facts(value, value, value)))  # noqa: B023
-            # Three values of 256 characters, of at most twelve bytes each.
-            self.assertLess(len(line), 3 * 256 * 12 + 500)
+            self.assertLess(len(line), 3 * 768 + 500)
             self.assertEqual(parse(line)["request_id"], shown(value[:2000]))
+
+
+#: Values that become as long as any can.
+_longest = st.one_of(
+    st.sampled_from(["x", '"', "\n", "\x00", "é", "😀"]).map(lambda c: c * 300),
+    st.text(min_size=200, max_size=300),
+)
+#: What an event may be told, by the annotation of its parameter.
+_ARGUMENTS: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.just(True),
+    int: st.just(10**12),
+    float: st.just(1e9),
+    str: _longest,
+    bytes: _longest.map(str.encode),
+    bytes | None: _longest.map(str.encode),
+    str | bytes: _longest,
+    str | bytes | None: _longest,
+    dict[str, int]: st.just(
+        dict.fromkeys(("hostname", "app_name", "procid", "msgid"), 10**9)
+    ),
+    tuple[int, int]: st.just((10**12, 10**12)),
+    PostFacts: st.builds(Facts, *[_longest.map(str.encode)] * 3),
+}
+_METHODS = [name for name in vars(EventLog) if not name.startswith("_")]
+
+
+class LongestLineTests(SynchronousTestCase):
+    """Lines of several processes can share a pipe."""
+
+    @settings(deadline=None, max_examples=400)
+    @given(st.data(), st.sampled_from(_METHODS), _longest)
+    def test_atomic(self, data: st.DataObject, name: str, source: str) -> None:
+        """The longest line that each event can have is one that a pipe takes whole."""
+        lines: list[str] = []
+        events = EventLog(source, lines.append, 256)
+        signature = inspect.signature(getattr(events, name))
+        given = {
+            parameter.name: data.draw(_ARGUMENTS[parameter.annotation], parameter.name)
+            for parameter in signature.parameters.values()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        }
+        if name == "phase_reached":
+            # Words of ours, but for one.
+            given = {"ns": "main", "at": "shutdown-signal", "signal": given["ns"]}
+        getattr(events, name)(**given)
+        (line,) = lines
+        self.assertLessEqual(len(line) + 1, select.PIPE_BUF)
+        parse(line)
+
+    def test_bare(self) -> None:
+        """A label that needs no quotation marks is bounded too."""
+        line = written(lambda log: log.health_checked(), "x" * 5000)
+        self.assertEqual(parse(line)["source"], "x" * 256)
 
 
 class ValuesTests(SynchronousTestCase):
@@ -451,7 +548,22 @@ class ValuesTests(SynchronousTestCase):
         """A value is cut at 256 characters, not inside one."""
         self.assertEqual(quoted("x" * 256), '"' + "x" * 256 + '"')
         self.assertEqual(quoted("x" * 257), '"' + "x" * 256 + '"')
-        self.assertEqual(quoted("😀".encode() * 300), '"' + r"\ud83d\ude00" * 256 + '"')
+
+    def test_cut_escaped(self) -> None:
+        """Nor is it longer than 768 bytes when it is escaped, or cut in an escape."""
+        self.assertEqual(ESCAPED_MAX, 768)
+        table: list[tuple[str | bytes, str]] = [
+            ('"' * 300, r"\"" * 256),
+            ("é" * 128, r"\u00e9" * 128),
+            ("é" * 129, r"\u00e9" * 128),
+            ("x" + "é" * 200, "x" + r"\u00e9" * 127),
+            ("\\" * 3 + "é" * 200, r"\\" * 3 + r"\u00e9" * 127),
+            ("😀".encode() * 300, r"\ud83d\ude00" * 64),
+            ("é" + "😀" * 200, r"\u00e9" + r"\ud83d\ude00" * 63),
+        ]
+        for value, expected in table:
+            with self.subTest(value):
+                self.assertEqual(quoted(value), f'"{expected}"')
 
     def test_seconds(self) -> None:
         """A duration starts with a digit and ends with its unit, always."""

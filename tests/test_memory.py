@@ -1,5 +1,6 @@
-"""What the C library is told of freed memory."""
+"""What the C library and the garbage collector are told of memory."""
 
+import gc
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -49,3 +50,11 @@ class MemoryTests(SynchronousTestCase):
             self.patch(memory, "_LIBC", libc)
             memory.keep_freed()
             memory.give_back_freed()
+
+    def test_set_aside(self) -> None:
+        """What there was at the start is not looked at again; it can be undone."""
+        self.addCleanup(gc.unfreeze)
+        there = len(gc.get_objects())
+        memory.set_aside_started()
+        self.assertGreater(gc.get_freeze_count(), there // 2)
+        self.assertLess(len(gc.get_objects()), there // 10)

@@ -28,6 +28,7 @@ GOOD_METRICS = {
     "count#log-iss.http.health.get",
     "count#log-iss.http.logs.frames.delivered",
     "count#log-iss.http.logs.post.success",
+    "count#log-iss.reload.success",
 }
 
 
@@ -322,7 +323,7 @@ class CollectorTests(SynchronousTestCase):
             ('print("late", file=sys.stderr)', ["late"]),
             ('print(f"tool: {e}", file=sys.stderr)', ["tool: …"]),
             ('sys.exit("late")', ["late"]),
-            ('_exit_with(["late"])', ["late"]),
+            ('exit_with(["late"])', ["late"]),
             ('_say("late")', ["late"]),
             ('self._say("late" if a else "early")', ["late", "early"]),
             ('problems.append("late")', ["late"]),

@@ -55,12 +55,17 @@ class FakeEndpoint:
         return server
 
 
+class _Transport(StringTransportWithDisconnection):
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802
+        pass
+
+
 class Server:
     """Redis's end of a connection: the test reads commands and writes replies."""
 
     def __init__(self, protocol: Any) -> None:
         self.protocol = protocol
-        self.transport = StringTransportWithDisconnection()
+        self.transport = _Transport()
         self.transport.protocol = protocol
         protocol.makeConnection(self.transport)
 
@@ -68,16 +73,7 @@ class Server:
         """The commands that have come since the last call."""
         octets = self.transport.value()
         self.transport.clear()
-        commands = []
-        while octets:
-            count, octets = _number(b"*", octets)
-            words = []
-            for _ in range(count):
-                size, octets = _number(b"$", octets)
-                words.append(octets[:size])
-                octets = octets[size + 2 :]
-            commands.append(words)
-        return commands
+        return commands_in(octets)
 
     def reply(self, octets: bytes) -> None:
         self.protocol.dataReceived(octets)
@@ -85,6 +81,20 @@ class Server:
     @property
     def is_connected(self) -> bool:
         return bool(self.transport.connected)
+
+
+def commands_in(octets: bytes) -> list[list[bytes]]:
+    """The commands that `octets` are, each as its words."""
+    commands = []
+    while octets:
+        count, octets = _number(b"*", octets)
+        words = []
+        for _ in range(count):
+            size, octets = _number(b"$", octets)
+            words.append(octets[:size])
+            octets = octets[size + 2 :]
+        commands.append(words)
+    return commands
 
 
 def _number(mark: bytes, octets: bytes) -> tuple[int, bytes]:

@@ -12,16 +12,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import descriptors, service, wire
 from logiss.admission import Admission
+from logiss.dedupe import SharedRetries
+from logiss.metrics import Metrics
 from logiss.proxied import ProxiedFactory
 from logiss.service import (
     Forwarder,
     LogissService,
     platform_problems,
+    shared_retries,
 )
 from logiss.settings import Settings, SettingsError
 from logiss.variables import Destination, RedisURL
 from logiss.wire import why_no_acknowledgements
 from tests.fakes import Lines
+from tests.front import Front
 
 SYSLOG = Destination("192.0.2.1", 601)
 RELP = (Destination("192.0.2.1", 2514, "relp"),)
@@ -227,6 +231,12 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNotNone(admission.credentials.check(b"user", b"token"))
         self.assertEqual([client[1] for client in self.reactor.tcpClients], [7000])
 
+    def test_for_dedupe_alone(self) -> None:
+        """A Redis that has the table of retried posts only is not asked for users."""
+        admission = self.admission(redis_url=RedisURL("192.0.2.9"), dedupe_redis=True)
+        self.assertTrue(admission.credentials.is_loaded)
+        self.assertEqual(self.reactor.tcpClients, [])
+
     def test_sums(self) -> None:
         """Once a minute, and when it is stopped."""
         admission = self.admission()
@@ -239,6 +249,38 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(len(self.lines.raw), 3)
         name = "count#log-iss.credentials.success"
         self.assertEqual([p[name] for p in self.lines.pairs], ["2", "2", "1"])
+
+
+class SharedRetriesTests(SynchronousTestCase):
+    """The table in Redis is there when it is asked for."""
+
+    def made(self, **more: Any) -> SharedRetries | None:
+        reactor: Any = MemoryReactorClock()
+        self.reactor = reactor
+        return shared_retries(
+            reactor, evolve(settings(), **more), Lines().events(), Metrics()
+        )
+
+    def test_off(self) -> None:
+        """Not by default, nor for credentials in Redis alone."""
+        for more in ({}, {"redis_url": RedisURL("192.0.2.9"), "redis_key": "users"}):
+            self.assertIsNone(self.made(**more))
+
+    def test_on(self) -> None:
+        """With DEDUPE_REDIS it connects to REDIS_URL."""
+        shared = self.made(redis_url=RedisURL("192.0.2.9", 7000), dedupe_redis=True)
+        assert shared is not None
+        shared.start()
+        self.assertEqual([client[1] for client in self.reactor.tcpClients], [7000])
+        self.successResultOf(shared.stop())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_keeping(self) -> None:
+        """Who keeps refused bodies shares the table, too."""
+        shared = self.made(redis_url=RedisURL("192.0.2.9"), dedupe_redis=True)
+        for refused in (None, object()):
+            front = Front(self.reactor, refused=refused, shared=shared)
+            self.assertIs(front.logs._shared, shared)
 
 
 class DescriptorTests(SynchronousTestCase):

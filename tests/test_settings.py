@@ -250,6 +250,17 @@ class ReadTests(ReadTestCase):
         ("CAPTURE_REFUSED", "/tmp", "capture_refused", "/tmp"),  # noqa: S108
         ("CAPTURE_REFUSED_MAX", "7", "capture_refused_max", 7),
         ("CAPTURE_REFUSED_BYTES", "1GiB", "capture_refused_bytes", GIB),
+        ("DEDUPE_REDIS", "off", "dedupe_redis", False),
+        ("DEDUPE_TIMEOUT", "20ms", "dedupe_timeout_seconds", 0.02),
+        ("DEDUPE_PREFIX", "a:{b}", "dedupe_prefix", "a:{b}"),
+        ("DEDUPE_PREFIX", "a" * 64, "dedupe_prefix", "a" * 64),
+        ("DRAIN_DELAY", "0", "drain_delay_seconds", 0.0),
+        ("DRAIN_DELAY", "0s", "drain_delay_seconds", 0.0),
+        ("DRAIN_DELAY", "1m", "drain_delay_seconds", 60.0),
+        ("WEB_CONCURRENCY", "3", "workers", 3),
+        ("WEB_CONCURRENCY", "256", "workers", 256),
+        ("WEB_CONCURRENCY", "Auto", "workers", 0),
+        ("ENV_FILE", "/etc/logiss.env", "env_file", "/etc/logiss.env"),
         ("MAX_CONNECTIONS", "1", "max_connections", 1),
         ("MAX_CONNECTIONS", "1000000", "max_connections", 1_000_000),
         ("ON_TIMEOUT", "respond", "on_timeout", "respond"),
@@ -394,6 +405,12 @@ class ReadTests(ReadTestCase):
         ("CAPTURE_REFUSED", ["/etc/passwd"], "is no directory; name one"),
         ("CAPTURE_REFUSED_MAX", ["0", "many"], "from 1 to 1000000"),
         ("CAPTURE_REFUSED_BYTES", ["0", "-1", "much"], "KiB, MiB"),
+        ("DEDUPE_REDIS", ["2", "redis"], "must be 1/true/yes/on"),
+        ("DEDUPE_TIMEOUT", ["0", "soon"], "must be"),
+        ("DEDUPE_PREFIX", ["a b", "a" * 65, "ü"], "64 printable ASCII characters"),
+        ("DRAIN_DELAY", ["-1", "soon"], "10s, 500ms or 1m"),
+        ("DRAIN_DELAY", ["25h"], "from 1ms to 24h"),
+        ("WEB_CONCURRENCY", ["0", "257", "-1", "all", "1.5"], "1 to 256, or auto"),
         (
             "TRUSTED_PROXIES",
             [
@@ -729,6 +746,39 @@ class RedisTests(ReadTestCase):
         )
         del environ["TOKEN_MAP"]
         self.assertEqual(read({**environ, **REQUIRED_BY_REDIS}).tokens, ())
+
+    def test_for_dedupe_alone(self) -> None:
+        """
+        With DEDUPE_REDIS it needs neither when TOKEN_MAP has the credentials; both,
+        when Redis has some.
+        """
+        self.assertIn("needs REDIS_URL", self.problem("DEDUPE_REDIS", "1"))
+        environ = {**REQUIRED, "REDIS_URL": "redis://a", "DEDUPE_REDIS": "on"}
+        settings = read(environ)
+        self.assertTrue(settings.dedupe_redis)
+        self.assertEqual(settings.redis_url, RedisURL("a"))
+        self.assertIsNone(settings.credentials_url)
+        settings = read({**environ, **REQUIRED_BY_REDIS})
+        self.assertEqual(settings.credentials_url, RedisURL("a"))
+        for name, value, missed in [
+            ("DEDUPE_REDIS", "0", ["HMAC_KEY", "REDIS_KEY"]),
+            ("TOKEN_MAP", "", ["HMAC_KEY", "REDIS_KEY"]),
+            ("REDIS_KEY", "users", ["HMAC_KEY"]),
+            ("DEDUPE_REDIS", "maybe", ["HMAC_KEY", "REDIS_KEY", "DEDUPE_REDIS"]),
+            ("REDIS_URL", "oops", ["REDIS_URL"]),
+        ]:
+            with self.subTest((name, value)):
+                problems = self.problems({**environ, name: value})
+                self.assertEqual([p.partition(":")[0] for p in problems], missed)
+
+    def test_dedupe_leaves_time(self) -> None:
+        """What may take so long that no time is left to deliver is refused."""
+        environ = {**REQUIRED, "REDIS_URL": "redis://a", "DEDUPE_TIMEOUT": "1.3"}
+        read({**REQUIRED, "DEDUPE_TIMEOUT": "1.3"})
+        environ["DEDUPE_REDIS"] = "1"
+        (problem,) = self.problems(environ)
+        self.assertIn("a quarter of DELIVERY_TIMEOUT (1.25 s)", problem)
+        read({**environ, "DEDUPE_TIMEOUT": "1.25"})
 
     def test_tools(self) -> None:
         """The tools are told what they miss, and nothing of the rest."""

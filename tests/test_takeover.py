@@ -17,16 +17,27 @@ from tests.test_intercom_messages import plain
 
 
 def handed(descriptor: int) -> Takeover:
+    sample = Sample(6.0, 7)
     told = cases.facts(metrics=Metrics(posts_succeeded=5))
     gone = Gone().with_one_more(2, evolve(told, cpu_seconds=1.5), Sample(3.0, 4))
     workers = (
-        Handed(1, 3, 99, descriptor, "serving", 5.0, b"half", told, Sample(6.0, 7)),
-        Handed(2, 3, 98, descriptor, "starting", 5.0, b""),
+        Handed(1, 3, 99, descriptor, "serving", 5.0, True, b"half", told, sample),
+        Handed(2, 3, 98, descriptor, "starting", 5.0, False, b""),
     )
     environ = {"TOKEN_MAP": "secret"}
     reloads = {"done": 2, "refused": 1}
     return Takeover(
-        descriptor, None, 3, environ, {}, workers, {2: 4}, gone, 8.0, reloads
+        descriptor,
+        None,
+        descriptor,
+        3,
+        environ,
+        {},
+        workers,
+        {2: 4},
+        gone,
+        8.0,
+        reloads,
     )
 
 
@@ -72,7 +83,6 @@ class TakeoverTests(SynchronousTestCase):
     def test_nothing(self) -> None:
         """A process that was not a parent has nothing to take over."""
         self.assertIs(take_over({}), None)
-        self.assertIs(take_over({TAKEOVER: "x"}), None)
 
     def test_another_form(self) -> None:
         """What is no takeover is told."""

@@ -46,7 +46,19 @@ NUMBERS = [
     if field.type in (int, float) and field.name not in ("refreshed_at",)
     if field.name != "entries_unreadable"
 ]
-KINDS = (*("code", "other", "failed", "stage", "refused", "loss", "took", "refreshed"),)
+KINDS = (
+    *(
+        "code",
+        "other",
+        "failed",
+        "stage",
+        "refused",
+        "loss",
+        "took",
+        "refreshed",
+        "unasked",
+    ),
+)
 #: What happens to a process: to be counted, at a time, of a user.
 events = st.lists(
     st.tuples(
@@ -76,6 +88,8 @@ def happen(metrics: Metrics, at: float, kind: str, count: int, user: bytes) -> N
             metrics.add_loss(at, user, count, 2 * count)
         case "took":
             metrics.delivery.observe(count / 64)
+        case "unasked":
+            metrics.dedupe_unasked.add(("slow",), count)
         case "refreshed":
             metrics.refreshed_at, metrics.entries_unreadable = at, count
         case _:
@@ -136,7 +150,7 @@ class MetricsTests(SynchronousTestCase):
         other = {
             *("posts_failed_by_code", "requests_refused_by_code", "failures"),
             *("accepted_by_stage", "refused_by_user", "losses_by_user", "delivery"),
-            *("links", "refreshed_at", "entries_unreadable"),
+            *("links", "refreshed_at", "entries_unreadable", "dedupe_unasked"),
         }
         self.assertEqual({f.name for f in fields(Metrics)} - set(NUMBERS), other)
 

@@ -3,15 +3,18 @@
 import argparse
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 
-from logiss import foreground
+from logiss import env_file, foreground
 from logiss.descriptors import raise_descriptors_max
+from logiss.env_file import EnvFileError
 from logiss.preflight import ERROR, NOTE, OK, WARNING, Result, preflight
 from logiss.reference import ENTRIES
 from logiss.service import (
@@ -46,10 +49,11 @@ def add_to(subcommands: Any) -> None:
     parser = subcommands.add_parser(
         "check",
         help="show what the configuration comes to, and try it out",
-        description="Reads the configuration from the environment, as 'logiss run'"
-        " does, prints each variable with where its value comes from, secrets masked,"
-        " and tries it out: looks up and connects to each destination, with TLS where"
-        " that is configured, shows certificates, reads the credentials in Redis. It"
+        description="Reads the configuration from the environment and from the file"
+        " that ENV_FILE names, as 'logiss run' does, prints each variable with where"
+        " its value comes from, secrets masked, and tries it out: looks up and connects"
+        " to each destination, with TLS where that is configured, shows certificates,"
+        " reads the credentials in Redis. It"
         " listens on nothing and sends no log line, so that it can be run beside a"
         " logiss that is at work. A line for each thing that was found begins with"
         " 'ok', 'note', 'warning' or 'error'.",
@@ -77,11 +81,19 @@ def check(arguments: argparse.Namespace) -> int:
     environ = dict(os.environ)
     if arguments.http is not None:
         environ["HTTP_CHANNEL"] = arguments.http
+    by_option = {"HTTP_CHANNEL": "--http"} if arguments.http is not None else {}
+    sources, problems = by_option, []
+    try:
+        of_file = env_file.in_file(environ)
+        sources = {**dict.fromkeys(of_file, "file"), **by_option}
+        environ = {**environ, **of_file, **{n: environ[n] for n in by_option}}
+    except EnvFileError as e:
+        problems.append(_error(str(e)))
     try:
         if not arguments.brief:
-            _print_variables(environ, {"HTTP_CHANNEL"} if arguments.http else set())
+            _print_variables(environ, sources)
         is_good = True
-        for result in _results(environ, arguments.offline):
+        for result in chain(problems, _results(environ, arguments.offline)):
             is_good = is_good and result.level != ERROR
             if not (arguments.brief and result.level == OK):
                 words = f"{result.variable}: {result.words}"
@@ -98,13 +110,14 @@ def check(arguments: argparse.Namespace) -> int:
 # the variables
 
 
-def _print_variables(environ: Mapping[str, str], by_option: set[str]) -> None:
+def _print_variables(environ: Mapping[str, str], sources: Mapping[str, str]) -> None:
     places = [entry.name for entry in ENTRIES]
     shown = sorted(effective(environ), key=lambda each: places.index(each.name))
     width = max(len(_assignment(each)) for each in shown if each.source)
     width = min(width, 48)
     for each in shown:
-        source = "--http" if each.name in by_option else each.source
+        is_set = each.source == "environment"
+        source = sources.get(each.name, each.source) if is_set else each.source
         if source:
             print(f"{_assignment(each):{width}}  # {source}")
         else:
@@ -122,6 +135,7 @@ def _assignment(each: Effective) -> str:
 
 def _results(environ: Mapping[str, str], offline: bool) -> Iterator[Result]:
     yield from _unread(environ)
+    yield from _exposed(environ)
     try:
         settings = read(environ)
     except SettingsError as e:
@@ -155,6 +169,22 @@ def _unread(environ: Mapping[str, str]) -> Iterator[Result]:
             yield Result(
                 WARNING, name, f"is not read; if {meant[0]} is meant, call it that"
             )
+
+
+def _exposed(environ: Mapping[str, str]) -> Iterator[Result]:
+    """A file of variables that everybody may read, or write."""
+    path = env_file.path_in(environ)
+    try:
+        mode = os.stat(path).st_mode if path else 0
+    except (OSError, ValueError):
+        return  # Which is said elsewhere.
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        yield Result(
+            WARNING,
+            env_file.ENV_FILE,
+            f"everybody on this machine may read or write {path!r}; take that away with"
+            " chmod o-rw, since there are secrets in it",
+        )
 
 
 def _advice(settings: Settings) -> Iterator[Result]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from logiss import foreground
+from logiss import env_file, foreground
 from logiss.admission import redis_hash
 from logiss.credentials import (
     BrokenEntry,
@@ -20,21 +20,23 @@ from logiss.credentials import (
     with_credential,
     without_credential,
 )
+from logiss.env_file import EnvFileError
 from logiss.l2met import bare_or_quoted
 from logiss.passwords import Unusable, make_password, read_password
 from logiss.redis import RedisFailed, RedisHash
 from logiss.settings import SettingsError, read_hmac_key, read_redis
 
 # Each of them is a sentence for whoever has typed the command.
-_PROBLEMS = (BrokenEntry, NotChanged, SettingsError, Unusable)
+_PROBLEMS = (BrokenEntry, EnvFileError, NotChanged, SettingsError, Unusable)
 
 
 def add_to(subcommands: Any) -> None:
     parser = subcommands.add_parser(
         "credentials",
         help="list, add and revoke credentials in Redis",
-        description="Edits the hash REDIS_KEY of REDIS_URL in the environment. Every"
-        " instance follows within its CREDENTIAL_REFRESH_INTERVAL.",
+        description="Edits the hash REDIS_KEY of REDIS_URL, in the environment or in"
+        " the file that ENV_FILE names. Every instance follows within its"
+        " CREDENTIAL_REFRESH_INTERVAL.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_list(commands)
@@ -116,7 +118,7 @@ def _told(work: Callable[[], int]) -> int:
     try:
         return work()
     except RedisFailed as e:
-        url, _ = read_redis(os.environ)
+        url, _ = read_redis(_environ())
         _say(f"REDIS_URL: {url}: {e}; see to that Redis, or correct the URL")
     except _PROBLEMS as e:
         for line in str(e).splitlines():
@@ -124,6 +126,13 @@ def _told(work: Callable[[], int]) -> int:
     except (EOFError, KeyboardInterrupt):
         _say("given up")
     return 1
+
+
+def _environ() -> dict[str, str]:
+    """
+    @raise EnvFileError: there is a file of variables that cannot be read.
+    """
+    return env_file.merged(os.environ)
 
 
 def _say(text: str) -> None:
@@ -159,8 +168,8 @@ def _shown(text: str) -> str:
 
 
 def add(arguments: argparse.Namespace) -> int:
-    hmac_key = read_hmac_key(os.environ)
-    read_redis(os.environ)  # Before somebody types a password for nothing.
+    hmac_key = read_hmac_key(_environ())
+    read_redis(_environ())  # Before somebody types a password for nothing.
     if arguments.generate:
         password = make_password()
     else:
@@ -195,7 +204,7 @@ def _with_hash(work: Callable[[RedisHash], Deferred[Any]]) -> Any:
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
-    found = redis_hash(reactor, *read_redis(os.environ))
+    found = redis_hash(reactor, *read_redis(_environ()))
     results: list[Any] = []
 
     async def do() -> None:

@@ -44,18 +44,21 @@ class Client:
         self._port = port
         self._socket: socket.socket | None = None
 
-    def connect(self) -> None:
+    def connect(self) -> bool:
         """
         Be connected; a connection that the other end has closed is no connection.
 
+        @return: whether it is one that was made now.
         @raise OSError: as `socket.create_connection`.
         """
         if self._socket is not None and self._is_over(self._socket):
             self.close()
-        if self._socket is None:
-            address = ("127.0.0.1", self._port)
-            self._socket = socket.create_connection(address, PATIENCE_SECONDS)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._socket is not None:
+            return False
+        address = ("127.0.0.1", self._port)
+        self._socket = socket.create_connection(address, PATIENCE_SECONDS)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return True
 
     @staticmethod
     def _is_over(connection: socket.socket) -> bool:
@@ -94,9 +97,21 @@ class Client:
             self.close()
         return answer
 
+    def receive_many(self, count: int) -> list[Answer]:
+        """The answers to `count` requests that were sent at once."""
+        assert self._socket is not None
+        octets, answers = b"", list[Answer]()
+        while len(answers) < count:
+            answer, octets = self._next_answer(self._socket, octets)
+            answers.append(answer)
+        return answers
+
+    @classmethod
+    def _answer(cls, connection: socket.socket) -> Answer:
+        return cls._next_answer(connection, b"")[0]
+
     @staticmethod
-    def _answer(connection: socket.socket) -> Answer:
-        octets = b""
+    def _next_answer(connection: socket.socket, octets: bytes) -> tuple[Answer, bytes]:
         while True:
             head, end, body = octets.partition(b"\r\n\r\n")
             if end:
@@ -105,8 +120,10 @@ class Client:
                     name.lower(): value.strip()
                     for name, _, value in (line.partition(b":") for line in lines)
                 }
-                if len(body) >= int(headers.get(b"content-length", b"0")):
-                    return Answer(int(status.split(b" ")[1]), headers)
+                length = int(headers.get(b"content-length", b"0"))
+                if len(body) >= length:
+                    code = int(status.split(b" ")[1])
+                    return Answer(code, headers), body[length:]
             more = connection.recv(1 << 16)
             if not more:
                 raise ConnectionResetError(f"ended behind {octets!r}")

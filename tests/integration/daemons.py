@@ -165,6 +165,13 @@ class Daemon:
             if all(line.get(key) == value for key, value in pairs.items())
         ]
 
+    def wait_until_listening(self) -> None:
+        """Wait until somebody takes posts, it or workers of it."""
+        wait_for(lambda: self.logged(ns="http", at="listen") or self._dead())
+        self.port = int(self.logged(ns="http", at="listen")[0]["port"])
+        success = {"count#log-iss.forwarder.connect.success": "1"}
+        wait_for(lambda: self.logged(**success))
+
     def wait_until_usable(self, connections: int = 4) -> None:
         """Wait for the port, and for the backend connections."""
         wait_for(lambda: self.logged(ns="http", at="listen") or self._dead())

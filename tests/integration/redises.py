@@ -103,6 +103,13 @@ class RedisServer:
         assert not head.startswith(b"-"), head
         return rest if head.startswith(b"$") else head
 
+    def keys(self) -> list[bytes]:
+        """All that it has."""
+        said = self.command(
+            "EVAL", "return table.concat(redis.call('keys','*'),' ')", "0"
+        )
+        return said.split()
+
     def hold(self, user: str, *credentials: dict[str, Any]) -> None:
         """Have `user` hold exactly these."""
         self.command("HSET", KEY, user, json.dumps(credentials))

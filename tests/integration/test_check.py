@@ -388,6 +388,29 @@ async def test_redis_down(redis: RedisServer) -> None:
     assert line.startswith(f"error: REDIS_URL: redis://127.0.0.1:{redis.port}/0: ")
 
 
+@pytest_twisted.ensureDeferred
+@within(60)
+async def test_dedupe(redis: RedisServer) -> None:
+    """The table of retried posts is tried out as posts would use it."""
+    more: dict[str, Any] = {"dedupe_redis": True, "dedupe_timeout_seconds": 1.0}
+    url = f"redis://127.0.0.1:{redis.port}/0"
+    redis.hold("ada", credential("one"))
+    assert await tried_redis(redis, **more) == [
+        f"ok: REDIS_URL: {url}: 1 user with 1 credential",
+        f"ok: DEDUPE_REDIS: {url}: keys that begin with logiss:id: can be written and"
+        " read",
+    ]
+    assert redis.keys() == [KEY.encode()]
+    # For this alone, and not allowed to.
+    redis.command("ACL", "SETUSER", "default", "-eval")
+    redis_key, dedupe = "", {**more, "redis_url": RedisURL("127.0.0.1", redis.port)}
+    async with listening(Backend()) as backend:
+        found = await tried(backend.destination, redis_key=redis_key, **dedupe)
+    (line,) = lines(found[1:])
+    assert line.startswith(f"error: DEDUPE_REDIS: {url}: NOPERM")
+    assert line.endswith("; see to that Redis, or unset DEDUPE_REDIS")
+
+
 # the command
 
 
