@@ -155,8 +155,8 @@ def _workers_missing(case: Case) -> Iterator[Finding]:
         "LogissWorkersMissing",
         CRITICAL if is_all else WARNING,
         {INTAKE: NO, BACKEND: "Unknown"} if is_all else {INTAKE: YES_BUT},
-        f"{which} of {many(wanted, 'worker')} {verb} posts: {_numbers(missing)} did not"
-        f" come up for {since}.",
+        f"{which} of {many(wanted, 'worker')} {verb} posts. For {since} these have not"
+        f" come up: {_numbers(missing)}.",
         "See in the log what they said last, and with which code they ended (ns=workers"
         " at=exit). logiss starts them again by itself, after pauses of up to 30 s.",
     )
@@ -166,7 +166,7 @@ def _numbers(of: Sequence[tuple[object, WorkerCounts]]) -> str:
     named = ", ".join(str(counts.number) for _, counts in of[:NAMED_MAX])
     if len(of) > NAMED_MAX:
         named += f" and {len(of) - NAMED_MAX} more"
-    return f"worker {named}" if len(of) == 1 else f"workers {named}"
+    return named or "?"
 
 
 def _worker_fallen(case: Case) -> Iterator[Finding]:
@@ -179,14 +179,13 @@ def _worker_fallen(case: Case) -> Iterator[Finding]:
         for counts in case.facts.worker_counts
         if case.recent(counts.last_fall_at)
     ]
-    which = f", the last of {_numbers(recent)}" if recent else ""
     yield Finding(
         "LogissWorkerFallen",
         CRITICAL if is_often else WARNING,
         {INTAKE: NOT_ALL, LOSS: MAYBE} if is_often else {LOSS: MAYBE},
-        f"{many(count, 'worker has', 'workers have')} fallen in the last minute{which}."
-        " Posts that such a worker had not answered were broken off: what is not sent"
-        " again is lost.",
+        f"{many(count, 'worker has', 'workers have')} fallen in the last minute (number"
+        f" {_numbers(recent)}). Posts that such a worker had not answered were broken"
+        " off: what is not sent again is lost.",
         "See in the log what it said last, and with which code it ended (ns=workers"
         " at=exit): -9 is SIGKILL, mostly of the kernel for want of memory. logiss"
         " starts another in its place.",
@@ -272,10 +271,8 @@ def _connections_missing(case: Case) -> Iterator[Finding]:
 
 
 def _places(links: Sequence[LinkFacts]) -> str:
-    """Which they are; nothing where there are no workers, whose connections are few."""
-    named = [
-        f"{f.link.link_id} of worker {f.worker}" for f in links if f.worker is not None
-    ]
+    """Which they are, by worker and id; nothing where a process is alone."""
+    named = [f"{f.worker}/{f.link.link_id}" for f in links if f.worker is not None]
     if not named:
         return ""
     if len(named) > NAMED_MAX:

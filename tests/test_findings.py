@@ -545,19 +545,22 @@ class WorkersTests(SynchronousTestCase):
         case = of_workers(3, worker_counts=counts)
         absent, fallen = found(case, lately(worker_falls=2))
         self.assertIn("2 workers have fallen in the last minute", fallen.what)
-        self.assertIn("the last of workers 2, 3.", fallen.what)
-        self.assertIn("1 of 3 workers takes posts: workers 2, 3 did", absent.what)
-        self.assertIn("come up for 60 s.", absent.what)
+        self.assertIn("in the last minute (number 2, 3).", fallen.what)
+        self.assertIn("1 of 3 workers takes posts. For 60 s these", absent.what)
+        self.assertIn("have not come up: 2, 3.", absent.what)
 
     def test_one(self) -> None:
         """One is one."""
         counts = (WorkerCounts(1), WorkerCounts(2, 1, 0, 0.0, NOW, NOW - 10))
         absent, fallen = found(of_workers(worker_counts=counts), lately(worker_falls=1))
         self.assertIn("1 worker has fallen in the last minute", fallen.what)
-        self.assertIn("1 of 2 workers takes posts: worker 2 did", absent.what)
+        self.assertIn(
+            "1 of 2 workers takes posts. For 10 s these have not come up: 2.",
+            absent.what,
+        )
         none = tuple(WorkerCounts(n, missing_since=NOW - 10) for n in (1, 2))
         (absent,) = found(of_workers(worker_counts=none))
-        self.assertIn("None of 2 workers takes posts: workers 1, 2 did", absent.what)
+        self.assertIn("None of 2 workers takes posts. For 10 s these have", absent.what)
 
     def test_many(self) -> None:
         """Of many not all are named."""
@@ -578,10 +581,10 @@ class WorkersTests(SynchronousTestCase):
         )
         (finding,) = found(of_workers(links=links))
         self.assertEqual(finding.alert, MISSING)
-        self.assertIn("(1 of worker 1, 0 of worker 2) have been down", finding.what)
+        self.assertIn("(1/1, 2/0) have been down", finding.what)
         slow = evolve(link(waited_seconds=2.0, link_id=3), worker=2)
         (finding,) = found(of_workers(links=(*links[:1], slow)))
-        self.assertIn("a write for 2.0 s (3 of worker 2).", finding.what)
+        self.assertIn("a write for 2.0 s (2/3).", finding.what)
         links = tuple(evolve(link(False, link_id=i), worker=1) for i in range(20))
         (finding,) = found(of_workers(links=(evolve(link(), worker=2), *links)))
         self.assertIn(f", {20 - NAMED_MAX} more) have been down", finding.what)
