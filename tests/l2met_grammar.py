@@ -23,6 +23,21 @@ class NotL2met(Exception):
     """l2met would not read the line, or not all of it."""
 
 
+#: A line repeats at most so many characters of a value, and they become at most so
+#: many bytes.
+SHOWN_MAX, ESCAPED_MAX = 256, 768
+
+
+def cut(value: str) -> str:
+    """What a line says of `value`."""
+    escaped = 0
+    for i, character in enumerate(value[:SHOWN_MAX]):
+        escaped += len(json.dumps(character)) - 2
+        if escaped > ESCAPED_MAX:
+            return value[:i]
+    return value[:SHOWN_MAX]
+
+
 def parse(line: str) -> dict[str, str]:
     """
     The pairs of `line`.

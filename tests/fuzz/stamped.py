@@ -82,4 +82,5 @@ def _check_line(octets: bytes) -> None:
 
 
 def _shown(octets: bytes) -> str:
-    return octets[: 4 * 256].decode("utf-8", "replace")[:256]
+    text = octets[: 4 * l2met_grammar.SHOWN_MAX].decode("utf-8", "replace")
+    return l2met_grammar.cut(text)
