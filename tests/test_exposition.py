@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
+from resource import getpagesize
 from typing import Any
 
 from attrs import fields
@@ -265,17 +267,27 @@ class WorkersTests(SynchronousTestCase):
 
     def test_processes(self) -> None:
         """Memory and files of those that are there, of one number together."""
+        proc = Path(self.mktemp())
+        for pid, pages in ((8, 30), (9, 4)):
+            (proc / f"{pid}/fd/0").mkdir(parents=True)
+            (proc / f"{pid}/statm").write_text(f"99 {pages} 1 1 0 1 0\n")
         rows = tuple(
             WorkerFacts(number, pid, "serving", 0.0, 0)
-            for number, pid in ((1, os.getpid()), (1, os.getpid()), (2, 0))
+            for number, pid in ((1, 8), (1, 9), (2, 0), (3, 7))
         )
-        found = read(cases.of_workers(workers=rows))
+        exposition = Exposition(lambda: cases.of_workers(workers=rows), proc=str(proc))
+        found = samples(parse_text(exposition.octets("")[0].decode()))
         resident = self.of(found, "logiss_worker_resident_memory_bytes")
-        files = self.of(found, "logiss_worker_open_fds")
-        self.assertEqual(set(resident), {"1"})
-        self.assertGreater(resident["1"], 2 * 10_000_000)
-        self.assertEqual(files["1"] % 2, 0)
-        self.assertGreater(files["1"], 5)
+        self.assertEqual(resident, {"1": 34 * getpagesize()})
+        self.assertEqual(self.of(found, "logiss_worker_open_fds"), {"1": 2})
+
+    def test_this_process(self) -> None:
+        """The kernel tells so of a process that is there."""
+        rows = (WorkerFacts(1, os.getpid(), "serving", 0.0, 0),)
+        found = samples(parse_text(exposed(cases.of_workers(workers=rows))))
+        (resident,) = self.of(found, "logiss_worker_resident_memory_bytes").values()
+        self.assertGreater(resident, 10_000_000)
+        self.assertGreater(self.of(found, "logiss_worker_open_fds")["1"], 2)
 
 
 class ConventionsTests(SynchronousTestCase):

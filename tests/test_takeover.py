@@ -75,7 +75,7 @@ class TakeoverTests(SynchronousTestCase):
         """So it is where what stays of workers has another form."""
 
         def asdict(*_: Any, **__: Any) -> dict[str, Any]:
-            return {"metrics": Metrics()}
+            return {"another": 1}
 
         self.patch(takeover, "asdict", asdict)
         self.assertEqual(plain(self.over().gone), plain(Gone()))
