@@ -351,12 +351,14 @@ def test_upgrade(tmp_path: Path) -> None:
         wait_for(lambda: _page(admin_port)["version"] == "98.7.6")
         executable = Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"logiss\0run" in executable
+        descriptors = _descriptors(pid)
         for broken in (version, package / "status.py", package / "parent.py"):
             good = broken.read_text()
             broken.write_text("import nothing_of_that_name\n")
             (line,) = restarted.refuse()
             assert line.startswith("a new worker has ended before it could deliver")
             broken.write_text(good)
+        wait_for(lambda: _descriptors(pid) == descriptors)
         assert post_on(one_post(restarted.port, 1), 2) == (200, "")
         assert restarted.end() == 0
 
