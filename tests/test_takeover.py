@@ -17,7 +17,7 @@ class TakeoverTests(SynchronousTestCase):
     """Over the execution go descriptors and a file in memory, and nothing else."""
 
     def setUp(self) -> None:
-        self.open = [fd for _ in range(2) for fd in os.pipe()]
+        self.open = [fd for _ in range(3) for fd in os.pipe()]
         for descriptor in self.open:
             self.addCleanup(os.close, descriptor)
         metrics = Metrics()
@@ -26,6 +26,7 @@ class TakeoverTests(SynchronousTestCase):
         self.handed = Takeover(
             self.open[0],
             self.open[1],
+            self.open[4],
             7,
             {"TOKEN_MAP": "user:hunter2", "ODD": "\udcff\n"},
             {"PORT": "5000"},
@@ -64,7 +65,7 @@ class TakeoverTests(SynchronousTestCase):
     def test_inheritable(self) -> None:
         """All that it names stays open over an execution, unless there is none."""
         descriptor = self.hand_over()
-        for each in (descriptor, *self.open):
+        for each in (descriptor, *self.open[:5]):
             self.assertTrue(os.get_inheritable(each))
         keep(self.handed, descriptor)
         self.assertFalse(any(os.get_inheritable(each) for each in self.open))
