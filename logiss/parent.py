@@ -350,15 +350,18 @@ class Parent(Life):
         @raise NotRenewed: what is new does not work.
         """
         configuration = self._read_again()
-        sockets = self._sockets_for(configuration.settings)
-        plan = self._plan(configuration, sockets)
-        workers = self._workers
-        if workers is None:
-            assert self._logiss is not None
+        if self._workers is None:
+            # From now on others write to the same log.
             self.journal.share()
             await self.lines_written()
+            if self._is_stopping:
+                raise NotRenewed("the process is told to stop")
+        sockets = self._sockets_for(configuration.settings)
+        plan = self._plan(configuration, sockets)
+        workers = self._workers or self._coming
+        if workers is None:
             # Until these serve there is nobody but this process.
-            workers = Workers(
+            workers = self._coming = Workers(
                 self.reactor,
                 self._processes(),
                 self._events,
@@ -367,15 +370,12 @@ class Parent(Life):
             )
         if self._logiss is not None:
             workers.own_could = self._logiss.is_prepared
-        self._coming = workers
         try:
             await workers.renew(plan)
         except BaseException:
             if sockets is not self._sockets:
                 sockets.close()
             raise
-        finally:
-            self._coming = None
         await self._go_over_to(workers, configuration, sockets)
 
     def _sockets_for(self, settings: Settings) -> Sockets:

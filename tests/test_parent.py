@@ -154,6 +154,7 @@ class ParentCase(SynchronousTestCase):
         self.open: list[FakeSocket] = []
         self.patch(parent, "Workers", lambda *given: self.workers_given(*given))
         self.workers = FakeWorkers()
+        self.made = 0
         self.plan_at_first: Plan | None = None
         self.executed: list[tuple[str, list[str], dict[str, str]]] = []
         self.masks: list[tuple[int, set[signal.Signals]]] = []
@@ -189,6 +190,7 @@ class ParentCase(SynchronousTestCase):
 
     def workers_given(self, *given: Any) -> Any:
         self.plan_at_first = given[3]
+        self.made += 1
         return self.workers
 
     def read_again(self) -> Configuration:
@@ -325,6 +327,8 @@ class OwnTests(ParentCase):
         self.parent.reload()
         self.renewed()
         self.assertEqual(self.done(), 1)
+        # Each has descriptors of its own.
+        self.assertEqual(self.made, 1)
 
     def test_gone_meanwhile(self) -> None:
         """Nothing is executed in the middle of another renewal, but behind it."""
@@ -357,6 +361,19 @@ class OwnTests(ParentCase):
             self.assertEqual(self.successResultOf(ended), 0)
             self.assertEqual((logiss.stops, self.workers.stopped), (1, 1))
             self.assertEqual(self.executed, [])
+
+    def test_stopped_at_first(self) -> None:
+        """SIGTERM while the last lines of one process alone are written starts none."""
+        logiss = self.serve()
+        logiss.drained.callback(None)
+        self.waits_for_reader(True)
+        self.parent.reload()
+        self.parent.stop("SIGTERM")
+        ended = Deferred.fromCoroutine(self.parent.end())
+        self.assertEqual(self.successResultOf(ended), 0)
+        self.clock.pump([0.02] * 60)
+        self.assertEqual(self.refused(), ["the process is told to stop"])
+        self.assertEqual(self.made, 0)
 
     def test_stopped_before(self) -> None:
         """Workers that are on their way are stopped, or killed, as well."""

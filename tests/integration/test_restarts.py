@@ -43,18 +43,28 @@ PROXY = b"PROXY TCP4 127.0.0.1 127.0.0.1 5555 80\r\n"
 
 
 @pytest.fixture(scope="module")
-def hopeless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
+def hopeless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Restarted]]:
     """
-    One that is told to forward to where nobody listens, and to take credentials from
-    where nobody does either. That takes its time, so that it begins first.
+    Two that are told to forward, or to take credentials from, where nobody listens.
+    To find that out takes its time, so that they begin first.
     """
-    with (
-        receiving() as receiver,
-        restarting(tmp_path_factory.mktemp("hopeless"), receiver) as restarted,
-    ):
-        restarted.write(FORWARD_DEST=f"127.0.0.1:{_free_port()}")
-        restarted.hang_up()
-        yield restarted
+    with ExitStack() as stack:
+        all_of_them = []
+        for change in (
+            {"FORWARD_DEST": f"127.0.0.1:{_free_port()}"},
+            {
+                "REDIS_URL": f"redis://127.0.0.1:{_free_port()}",
+                "REDIS_KEY": "users",
+                "HMAC_KEY": "key",
+            },
+        ):
+            receiver = stack.enter_context(receiving())
+            folder = tmp_path_factory.mktemp("hopeless")
+            restarted = stack.enter_context(restarting(folder, receiver))
+            restarted.write(**change)
+            restarted.hang_up()
+            all_of_them.append(restarted)
+        yield all_of_them
 
 
 def _free_port() -> int:
@@ -351,12 +361,14 @@ def test_upgrade(tmp_path: Path) -> None:
         wait_for(lambda: _page(admin_port)["version"] == "98.7.6")
         executable = Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"logiss\0run" in executable
+        descriptors = _descriptors(pid)
         for broken in (version, package / "status.py", package / "parent.py"):
             good = broken.read_text()
             broken.write_text("import nothing_of_that_name\n")
             (line,) = restarted.refuse()
             assert line.startswith("a new worker has ended before it could deliver")
             broken.write_text(good)
+        wait_for(lambda: _descriptors(pid) == descriptors)
         assert post_on(one_post(restarted.port, 1), 2) == (200, "")
         assert restarted.end() == 0
 
@@ -422,20 +434,24 @@ def test_drain_delay(tmp_path: Path) -> None:
         assert arrived(receiver) == 3
 
 
-def test_hopeless(hopeless: Restarted) -> None:
+def test_hopeless(hopeless: list[Restarted]) -> None:
     """
     New workers that could not deliver, while the old ones can, are given up, and the
     old ones go on.
     """
-    wait_for(lambda: hopeless.refusals)
-    (line,) = hopeless.refusals
-    assert line.startswith(
-        f"the new workers could not deliver within {PREPARE_SECONDS}"
-    )
-    wait_for(lambda: not hopeless.workers())
-    for number in range(3):
-        assert post_on(one_post(hopeless.port, 2 * number), 2 * number + 1)[0] == 200
-    assert arrived(hopeless.receiver) == 6
-    hopeless.write(FORWARD_DEST=f"127.0.0.1:{hopeless.receiver.port}")
-    hopeless.restart()
-    assert hopeless.end() == 0
+    for restarted in hopeless:
+        wait_for(lambda: restarted.refusals)  # noqa: B023
+        (line,) = restarted.refusals
+        assert line.startswith(
+            f"the new workers could not deliver within {PREPARE_SECONDS}"
+        )
+        wait_for(lambda: not restarted.workers())  # noqa: B023
+        for number in (0, 2):
+            client = one_post(restarted.port, number)
+            assert post_on(client, number + 1) == (200, "")
+            client.close()
+        assert arrived(restarted.receiver) == 4
+        destination = f"127.0.0.1:{restarted.receiver.port}"
+        restarted.write(FORWARD_DEST=destination, REDIS_URL="")
+        restarted.restart()
+        assert restarted.end() == 0
