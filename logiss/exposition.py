@@ -6,6 +6,8 @@ are destinations, connections, statuses or users in the configuration, and of us
 more than `logiss.metrics.NAMES_MAX`: nothing that a client sends becomes one.
 """
 
+import os
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -23,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from logiss import words
 from logiss.facts import Facts
-from logiss.metrics import SECONDS_BOUNDS, UNASKED, Histogram, Metrics
+from logiss.metrics import SECONDS_BOUNDS, UNASKED, Histogram, Link, Metrics
 
 #: A user is called by at most so many characters.
 LABEL_MAX = 128
@@ -50,17 +52,19 @@ class Exposition:
     """
     @param facts: called for each exposition.
     @param lately: likewise; what one of ten posts took each destination lately.
+    @param proc: where the kernel tells of processes.
     """
 
     def __init__(
         self,
         facts: Callable[[], Facts],
         lately: Callable[[], Mapping[str, float]] = dict,
+        proc: str = "/proc",
     ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._registry.register(_FactsCollector(facts, lately))
+        self._registry.register(_FactsCollector(facts, lately, proc))
 
     def octets(self, accept: str) -> tuple[bytes, str]:
         """
@@ -89,10 +93,14 @@ def accepts_openmetrics(accept: str) -> bool:
 
 class _FactsCollector(Collector):
     def __init__(
-        self, facts: Callable[[], Facts], lately: Callable[[], Mapping[str, float]]
+        self,
+        facts: Callable[[], Facts],
+        lately: Callable[[], Mapping[str, float]],
+        proc: str,
     ) -> None:
         self._facts = facts
         self._lately = lately
+        self._proc = proc
 
     def collect(self) -> Iterator[Metric]:
         facts = self._facts()
@@ -113,6 +121,8 @@ class _FactsCollector(Collector):
         yield from _dedupe(facts.metrics)
         yield from _credentials(facts)
         yield from _memory(facts)
+        if facts.workers_wanted:
+            yield from _workers(facts, self._proc)
 
 
 def _counter(name: str, about: str, value: float) -> Metric:
@@ -147,7 +157,9 @@ def _buckets(counts: Iterable[int]) -> list[tuple[str, float]]:
     return buckets
 
 
-def _add(samples: dict[tuple[str, ...], float], name: tuple[str, ...], n: int) -> None:
+def _add(
+    samples: dict[tuple[str, ...], float], name: tuple[str, ...], n: float
+) -> None:
     """Count `n` more; names that are cut may be the same."""
     samples[name] = samples.get(name, 0) + n
 
@@ -367,26 +379,26 @@ def _delivery(facts: Facts) -> Iterator[Metric]:
 
 
 def _backend(facts: Facts) -> Iterator[Metric]:
+    each = _labels_of_links(facts)
+    yield from _backend_now(facts, each)
     links = [
-        ((text(f.link.destination), str(f.link.link_id)), f.link) for f in facts.links
+        *((_name(facts, f.link, f.worker), f.link) for f in facts.links),
+        *((_name(facts, f.link, f.worker), f.link) for f in facts.ended_links),
     ]
-    each = ("destination", "id")
-    yield _gauges(
-        "logiss_backend_connected",
-        "1 while the connection is usable.",
-        each,
-        {name: link.is_usable for name, link in links},
-    )
+    reconnects = [
+        *(max(0, f.link.connects - 1) for f in facts.links),
+        *(f.reconnects for f in facts.ended_links),
+    ]
     for name, about, values in (
         ("connects", "Connections that became usable.", [x.connects for _, x in links]),
         ("connect_attempts", "Attempts to connect.", [x.attempts for _, x in links]),
         ("connect_errors", "Attempts that failed.", [x.failures for _, x in links]),
-        ("disconnects", "Connections that ended.", [x.disconnects for _, x in links]),
         (
-            "reconnects",
-            "Connections that became usable again.",
-            [max(0, x.connects - 1) for _, x in links],
+            "disconnects",
+            "Connections that ended, but for those that logiss had done with.",
+            [x.disconnects for _, x in links],
         ),
+        ("reconnects", "Connections that became usable again.", reconnects),
         (
             "stalls",
             "Connections given up without progress.",
@@ -403,38 +415,78 @@ def _backend(facts: Facts) -> Iterator[Metric]:
             [x.bytes_delivered for _, x in links],
         ),
     ):
-        samples: Samples = {key: v for (key, _), v in zip(links, values, strict=True)}
+        samples: dict[tuple[str, ...], float] = {}
+        for (key, _), value in zip(links, values, strict=True):
+            _add(samples, key, value)
         yield _counters(f"logiss_backend_{name}", about, each, samples)
+    yield _connecting(links, each)
+    yield _confirmation(link for _, link in links)
+
+
+def _labels_of_links(facts: Facts) -> tuple[str, ...]:
+    # One process alone is no worker.
+    by = ("destination", "id")
+    return (*by, "worker") if facts.workers_wanted else by
+
+
+def _name(facts: Facts, link: Link, worker: int | None) -> tuple[str, ...]:
+    name = text(link.destination), str(link.link_id)
+    return (*name, str(worker)) if facts.workers_wanted else name
+
+
+def _backend_now(facts: Facts, each: tuple[str, ...]) -> Iterator[Metric]:
+    """Of two workers with one number it is the one that takes posts."""
+    connected: dict[tuple[str, ...], float] = {}
+    waited: dict[tuple[str, ...], float] = {}
+    for f in facts.serving_links:
+        name = _name(facts, f.link, f.worker)
+        connected[name] = max(connected.get(name, 0), f.link.is_usable)
+        waited[name] = max(waited.get(name, 0.0), f.waited_seconds)
+    yield _gauges(
+        "logiss_backend_connected",
+        "1 while the connection is usable.",
+        each,
+        connected,
+    )
+    yield _gauges(
+        "logiss_backend_unconfirmed_seconds",
+        "How long the oldest of what a connection was given has no outcome.",
+        each,
+        waited,
+    )
+
+
+def _connecting(
+    links: Iterable[tuple[tuple[str, ...], Link]], each: tuple[str, ...]
+) -> Metric:
+    sums: dict[tuple[str, ...], tuple[int, float]] = {}
+    for name, link in links:
+        count, seconds = sums.get(name, (0, 0.0))
+        sums[name] = count + link.connects, seconds + link.connect_seconds
     connecting = SummaryMetricFamily(
         "logiss_backend_connect_seconds",
         "Attempts to connect that succeeded: name, TCP and TLS.",
         labels=each,
     )
-    for key, link in links:
-        connecting.add_metric(list(key), link.connects, link.connect_seconds)
-    yield connecting
-    yield _gauges(
-        "logiss_backend_unconfirmed_seconds",
-        "How long the oldest of what a connection was given has no outcome.",
-        each,
-        {
-            name: f.waited_seconds
-            for (name, _), f in zip(links, facts.links, strict=True)
-        },
-    )
+    for name, (count, seconds) in sums.items():
+        connecting.add_metric(list(name), count, seconds)
+    return connecting
+
+
+def _confirmation(links: Iterable[Link]) -> Metric:
     confirmation = HistogramMetricFamily(
         "logiss_backend_confirmation_seconds",
         "Posts from their write to the delivery level, or until that was given up.",
         labels=("destination",),
     )
     by_destination: dict[str, list[Histogram]] = {}
-    for (destination, _), link in links:
-        by_destination.setdefault(destination, []).append(link.confirmation)
+    for link in links:
+        by_destination.setdefault(text(link.destination), []).append(link.confirmation)
     for destination, histograms in by_destination.items():
         counts = map(sum, zip(*(h.counts for h in histograms), strict=True))
         seconds = sum(h.sum_seconds for h in histograms)
         confirmation.add_metric([destination], _buckets(counts), seconds)
-    yield confirmation
+    return confirmation
 
 
 def _slowness(facts: Facts, lately: Mapping[str, float]) -> Metric:
@@ -578,3 +630,86 @@ def _memory(facts: Facts) -> Iterator[Metric]:
         "Posts for which no room was found in time.",
         facts.budget_refusals,
     )
+
+
+# workers; those of one number are one series, also while an old one leaves a new one
+
+_BY_WORKER = ("worker",)
+
+
+def _workers(facts: Facts, proc: str) -> Iterator[Metric]:
+    wanted = [(str(n),) for n in range(1, facts.workers_wanted + 1)]
+    yield _gauge("logiss_workers", "How many workers there are to be.", len(wanted))
+    serving = {(str(w.number),) for w in facts.workers if w.state == "serving"}
+    yield _gauges(
+        "logiss_worker_up",
+        "1 while a worker of this number takes posts.",
+        _BY_WORKER,
+        {name: name in serving for name in wanted},
+    )
+    clients: dict[tuple[str, ...], float] = dict.fromkeys(wanted, 0)
+    for worker in facts.workers:
+        _add(clients, (str(worker.number),), worker.clients)
+    yield _gauges(
+        "logiss_worker_clients", "Clients that are connected.", _BY_WORKER, clients
+    )
+    each = {(str(counts.number),): counts for counts in facts.worker_counts}
+    yield _counters(
+        "logiss_worker_falls",
+        "How often one has ended without having been told to.",
+        _BY_WORKER,
+        {name: counts.falls for name, counts in each.items()},
+    )
+    yield _counters(
+        "logiss_worker_posts",
+        "Posts that were answered.",
+        _BY_WORKER,
+        {name: counts.posts for name, counts in each.items()},
+    )
+    yield _counters(
+        "logiss_worker_cpu_seconds",
+        "User and system CPU time, as each has told it last.",
+        _BY_WORKER,
+        {name: counts.cpu_seconds for name, counts in each.items()},
+    )
+    yield from _worker_processes(facts, proc)
+    yield _counters(
+        "logiss_reloads",
+        "How often the configuration was read anew, by what came of it.",
+        ("result",),
+        {(result,): count for result, count in facts.reloads.items()},
+    )
+
+
+def _worker_processes(facts: Facts, proc: str) -> Iterator[Metric]:
+    """Of a process that is gone nothing is said."""
+    resident: dict[tuple[str, ...], float] = {}
+    files: dict[tuple[str, ...], float] = {}
+    for worker in facts.workers:
+        name = (str(worker.number),)
+        try:
+            pages, count = _pages_and_files(f"{proc}/{worker.pid}")
+        except OSError:
+            continue
+        _add(resident, name, pages * resource.getpagesize())
+        _add(files, name, count)
+    yield _gauges(
+        "logiss_worker_resident_memory_bytes",
+        "Resident memory, of which some is shared.",
+        _BY_WORKER,
+        resident,
+    )
+    yield _gauges(
+        "logiss_worker_open_fds", "Open files and sockets.", _BY_WORKER, files
+    )
+
+
+def _pages_and_files(place: str) -> tuple[int, int]:
+    """
+    What proc(5) has in statm and fd.
+
+    @raise OSError: there is no such process.
+    """
+    with open(f"{place}/statm", encoding="ascii") as statm:
+        pages = int(statm.read().split()[1])
+    return pages, len(os.listdir(f"{place}/fd"))

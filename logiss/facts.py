@@ -4,11 +4,12 @@ Takes down what is the case now, from the counters and from those who know.
 Nothing here is on the way of a post: a reader asks, and it is looked up then.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from heapq import nlargest
 from typing import Protocol
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from logiss._version import __version__
@@ -60,11 +61,28 @@ class LinkFacts:
 
     @ivar waited_seconds: since when the oldest of what it was given is unconfirmed; 0
         when nothing is.
+    @ivar worker: whose it is, where there are several.
+    @ivar is_serving: whether its process takes posts; one that leaves closes it soon.
     """
 
     link: Link
     waited_seconds: float
     worker: int | None = None
+    is_serving: bool = True
+
+
+@frozen
+class EndedLinks:
+    """
+    What the connections of workers that are gone have counted, of those with the same
+    number, destination and id together.
+
+    @ivar reconnects: how often they became usable again; `link` cannot tell that.
+    """
+
+    worker: int
+    link: Link
+    reconnects: int
 
 
 @frozen
@@ -72,9 +90,11 @@ class WorkerFacts:
     """
     A worker, as its parent knows it.
 
-    @ivar state: ``starting``, ``serving``, ``leaving`` or ``fallen``.
+    @ivar pid: 0 of one that has fallen and is to be started again.
+    @ivar state: ``starting``, ``serving``, ``leaving``, ``stopping`` or ``fallen``.
     @ivar since: in the clock's seconds.
     @ivar falls: how often one of this number has ended unasked.
+    @ivar posts: how many this one has answered.
     """
 
     number: int
@@ -84,6 +104,25 @@ class WorkerFacts:
     falls: int
     clients: int = 0
     posts: int = 0
+
+
+@frozen
+class WorkerCounts:
+    """
+    What all workers of one number have done, those that are gone too.
+
+    @ivar number: 0 is what the parent served by itself, before it was one.
+    @ivar last_fall_at: in the clock's seconds.
+    @ivar missing_since: since when none of them takes posts, though one should; None
+        while one does.
+    """
+
+    number: int
+    falls: int = 0
+    posts: int = 0
+    cpu_seconds: float = 0.0
+    last_fall_at: float | None = None
+    missing_since: float | None = None
 
 
 @frozen
@@ -137,6 +176,10 @@ class Facts:
     @ivar users_more: so many users who have credentials are not in `credentials`, and
         neither in `refusals`.
     @ivar refresh_overdue_seconds: how long the credentials should have been read anew.
+    @ivar cpu_seconds: what the process has had of the machine.
+    @ivar workers_wanted: how many workers there are to be; 0 where a process is alone.
+    @ivar reloads: how often the configuration was read anew, by what came of it.
+    @ivar ended_links: the same as `links`, of workers that are gone.
     """
 
     at: float
@@ -163,7 +206,17 @@ class Facts:
     unknown_last_refused_at: float | None
     users_more: int
     metrics: Metrics
+    cpu_seconds: float = 0.0
     workers: tuple[WorkerFacts, ...] = ()
+    workers_wanted: int = 0
+    worker_counts: tuple[WorkerCounts, ...] = ()
+    reloads: Mapping[str, int] = Factory(dict)
+    ended_links: tuple[EndedLinks, ...] = ()
+
+    @property
+    def serving_links(self) -> tuple[LinkFacts, ...]:
+        """Those on which posts depend that come now; all where nobody takes any."""
+        return tuple(f for f in self.links if f.is_serving) or self.links
 
     def is_recent(self, at: float | None) -> bool:
         """Whether what happened last at `at` did in the last minute."""
@@ -187,6 +240,7 @@ class Watch:
     @param clients: tells of the connections of clients.
     @param refresh_seconds: how often credentials are read anew; None when they are
         not.
+    @param cpu_seconds: what the process has had of the machine.
     """
 
     def __init__(
@@ -203,6 +257,7 @@ class Watch:
         instance: str,
         delivery_timeout_seconds: float,
         refresh_seconds: float | None,
+        cpu_seconds: Callable[[], float] = time.process_time,
     ) -> None:
         self._clock = clock
         self._metrics = metrics
@@ -215,6 +270,7 @@ class Watch:
         self._instance = instance
         self._delivery_timeout_seconds = delivery_timeout_seconds
         self._refresh_seconds = refresh_seconds
+        self._cpu_seconds = cpu_seconds
         self._started_at = clock.seconds()
 
     def sample(self) -> Sample:
@@ -299,6 +355,7 @@ class Watch:
             unknown_last_refused_at=self._credentials.refused_unknown.last_at or None,
             users_more=users_more,
             metrics=metrics,
+            cpu_seconds=self._cpu_seconds(),
         )
 
     def _refresh_overdue(self, now: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from attrs import frozen
 
-from logiss.facts import Facts, LinkFacts, RefusalFacts
+from logiss.facts import Facts, LinkFacts, RefusalFacts, WorkerCounts
 from logiss.history import RECENT_SECONDS, History, Sample, difference, quantile
 from logiss.metrics import SECONDS_BOUNDS
 from logiss.words import duration, many, shown, size, text
@@ -33,7 +33,11 @@ DOWN_SECONDS = 0.5
 FULL = 0.9
 #: Credentials are old when they should have been read so long ago.
 OVERDUE_SECONDS = 300.0
-#: At most so many users or destinations are named one by one.
+#: Workers that fall so often in a minute will not come to rest by themselves.
+FALLS_MANY = 3
+#: A worker is missing when it stays so for longer than the next takes to start.
+MISSING_SECONDS = 5.0
+#: At most so many users, destinations or workers are named one by one.
 NAMED_MAX = 10
 
 _CAUSE_MAX = 120
@@ -130,12 +134,70 @@ def _draining(case: Case) -> Iterator[Finding]:
         )
 
 
+# the workers
+
+
+def _workers_missing(case: Case) -> Iterator[Finding]:
+    missing = [
+        (counts.missing_since, counts)
+        for counts in case.facts.worker_counts
+        if counts.missing_since is not None
+        and case.facts.at - counts.missing_since > MISSING_SECONDS
+    ]
+    if not missing or case.facts.is_draining:
+        return
+    since = duration(case.facts.at - min(since for since, _ in missing))
+    wanted = case.facts.workers_wanted
+    is_all = len(missing) == wanted
+    which = "None" if is_all else f"{wanted - len(missing)}"
+    verb = "take" if wanted - len(missing) > 1 else "takes"
+    yield Finding(
+        "LogissWorkersMissing",
+        CRITICAL if is_all else WARNING,
+        {INTAKE: NO, BACKEND: "Unknown"} if is_all else {INTAKE: YES_BUT},
+        f"{which} of {many(wanted, 'worker')} {verb} posts. For {since} these have not"
+        f" come up: {_numbers(missing)}.",
+        "See in the log what they said last, and with which code they ended (ns=workers"
+        " at=exit). logiss starts them again by itself, after pauses of up to 30 s.",
+    )
+
+
+def _numbers(of: Sequence[tuple[object, WorkerCounts]]) -> str:
+    named = ", ".join(str(counts.number) for _, counts in of[:NAMED_MAX])
+    if len(of) > NAMED_MAX:
+        named += f" and {len(of) - NAMED_MAX} more"
+    return named or "?"
+
+
+def _worker_fallen(case: Case) -> Iterator[Finding]:
+    count = case.more(lambda s: s.worker_falls)
+    if not count:
+        return
+    is_often = count >= FALLS_MANY
+    recent = [
+        (counts.last_fall_at, counts)
+        for counts in case.facts.worker_counts
+        if case.recent(counts.last_fall_at)
+    ]
+    yield Finding(
+        "LogissWorkerFallen",
+        CRITICAL if is_often else WARNING,
+        {INTAKE: NOT_ALL, LOSS: MAYBE} if is_often else {LOSS: MAYBE},
+        f"{many(count, 'worker has', 'workers have')} fallen in the last minute (number"
+        f" {_numbers(recent)}). Posts that such a worker had not answered were broken"
+        " off: what is not sent again is lost.",
+        "See in the log what it said last, and with which code it ended (ns=workers"
+        " at=exit): -9 is SIGKILL, mostly of the kernel for want of memory. logiss"
+        " starts another in its place.",
+    )
+
+
 # the backend
 
 
 def _by_destination(facts: Facts) -> dict[str, list[LinkFacts]]:
     by: dict[str, list[LinkFacts]] = {}
-    for link in facts.links:
+    for link in facts.serving_links:
         by.setdefault(link.link.destination, []).append(link)
     return by
 
@@ -202,10 +264,20 @@ def _connections_missing(case: Case) -> Iterator[Finding]:
                 INFO,
                 {} if len(lost) < len(links) else {BACKEND: YES_BUT},
                 f"{len(lost)} of {many(len(links), 'connection')} to {destination}"
-                f" {have} been down {_down_since(case, lost)}.",
+                f"{_places(lost)} {have} been down {_down_since(case, lost)}.",
                 "Nothing, unless it stays so: logiss connects again by itself, within"
                 " seconds.",
             )
+
+
+def _places(links: Sequence[LinkFacts]) -> str:
+    """Which they are, by worker and id; nothing where a process is alone."""
+    named = [f"{f.worker}/{f.link.link_id}" for f in links if f.worker is not None]
+    if not named:
+        return ""
+    if len(named) > NAMED_MAX:
+        named[NAMED_MAX:] = [f"{len(named) - NAMED_MAX} more"]
+    return f" ({', '.join(named)})"
 
 
 def _backend_slow(case: Case) -> Iterator[Finding]:
@@ -232,9 +304,11 @@ def _backend_slow(case: Case) -> Iterator[Finding]:
 
 
 def _how_slow(case: Case, destination: str, links: list[LinkFacts]) -> str:
-    waits = max(f.waited_seconds for f in links)
+    slowest = max(links, key=lambda f: f.waited_seconds)
+    waits = slowest.waited_seconds
     if waits > SLOW_WRITE_SECONDS:
-        return f"it has not confirmed a write for {duration(waits)}"
+        where = _places([slowest])
+        return f"it has not confirmed a write for {duration(waits)}{where}"
     for since, when in (
         (case.before, "minute"),
         (case.lately, f"{LATELY_SECONDS:.0f} seconds"),
@@ -458,7 +532,7 @@ def _posts_failing(case: Case) -> Iterator[Finding]:
     if failed:
         every = failed + case.more(lambda s: s.posts_delivered)
         # Those that were well before an outage are none of its excuse.
-        is_outage = not any(f.link.is_usable for f in case.facts.links)
+        is_outage = not any(f.link.is_usable for f in case.facts.serving_links)
         yield Finding(
             "LogissPostsFailing",
             CRITICAL if is_outage or failed * 20 >= every else WARNING,
@@ -603,7 +677,9 @@ _MORE_CLIENTS = (
 
 
 _KINDS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+    _workers_missing,
     _backend_down,
+    _worker_fallen,
     _credentials_not_loaded,
     _budget_full,
     _clients_full,

@@ -33,6 +33,7 @@ class Sample:
     @ivar reported_dropped: by senders, as `reported_lost` is.
     @ivar disconnects: of connections to the backend.
     @ivar pauses: how often there was no room for another client.
+    @ivar worker_falls: how often a worker has ended unasked.
     """
 
     at: float
@@ -63,6 +64,7 @@ class Sample:
     replays_given_up: int = 0
     fields_cut: int = 0
     log_lines_dropped: int = 0
+    worker_falls: int = 0
 
 
 class History:

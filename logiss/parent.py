@@ -35,6 +35,7 @@ from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep
 from logiss.variables import AUTO, Destination
 from logiss.workers import LEAVING, SERVING, STARTING, NotRenewed, Plan, Worker, Workers
 
+RELOAD_DONE, RELOAD_REFUSED = "done", "refused"
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
@@ -76,16 +77,15 @@ class _All:
         return self._workers.sample()
 
     def facts(self) -> Facts:
-        facts = self._workers.facts() or self._nothing_yet()
         return evolve(
-            facts,
-            started_at=self._workers.started_at,
+            self._workers.facts(self._of_none()),
             is_draining=self._parent.is_stopping,
-            workers=self._workers.rows(),
+            reloads=dict(self._parent.reloads),
         )
 
-    def _nothing_yet(self) -> Facts:
-        settings, now = self._parent.settings, self._workers.started_at
+    def _of_none(self) -> Facts:
+        """What is the case as long as no worker has told anything."""
+        settings, now = self._parent.settings, self._parent.reactor.seconds()
         return Facts(
             at=now,
             started_at=now,
@@ -94,7 +94,7 @@ class _All:
             delivery_level=settings.delivery_level,
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
             is_draining=False,
-            are_credentials_loaded=False,
+            are_credentials_loaded=True,
             refresh_overdue_seconds=0.0,
             posts_inside=0,
             clients=Clients(),
@@ -152,6 +152,8 @@ class Parent(Life):
         self._is_to_reload = False
         self._is_outdated = False
         self._has_given_up = False
+        #: How often the configuration was read anew, by what came of it.
+        self.reloads = {RELOAD_DONE: 0, RELOAD_REFUSED: 0}
 
     @property
     def settings(self) -> Settings:
@@ -234,6 +236,9 @@ class Parent(Life):
             gone=before.gone if before else None,
             shares=before.shares if before else None,
         )
+        if before is not None:
+            workers.started_at = before.started_at
+            self.reloads.update(before.reloads)
         self._open_admin()
         workers.watch()
         port = self._sockets.logs.port
@@ -264,6 +269,9 @@ class Parent(Life):
                 each.started_at,
                 each.started_at,
                 each.state,
+                clients=each.facts.clients.connected if each.facts else 0,
+                facts=each.facts,
+                sample=each.sample,
                 has_spoken=True,
                 is_prepared=each.is_prepared,
                 understands=takeover.VERSION,
@@ -316,10 +324,13 @@ class Parent(Life):
         try:
             await self._renew()
         except SettingsError as e:
+            self.reloads[RELOAD_REFUSED] += 1
             self._refuse(e.problems)
         except NotRenewed as e:
+            self.reloads[RELOAD_REFUSED] += 1
             self._refuse([str(e)])
         else:
+            self.reloads[RELOAD_DONE] += 1
             took = self.reactor.seconds() - started_at
             assert self._workers is not None
             self._events.reload_done(self._workers.generation, took)
@@ -405,6 +416,7 @@ class Parent(Life):
             assert logiss is not None
             workers.watch()
             workers.own = logiss.watch
+            workers.started_at = logiss.watch.facts().started_at
             await logiss.end_admin()
         if has_moved:
             await self._close_admin()
@@ -499,11 +511,15 @@ class Parent(Life):
                     w.started_at,
                     w.is_prepared,
                     w.process.intercom.unread,
+                    w.facts,
+                    w.sample,
                 )
                 for w in workers.living(STARTING, SERVING, LEAVING)
             ),
             workers.falls,
             workers.gone,
+            workers.started_at,
+            self.reloads,
         )
 
     def stopping(self, why: str) -> None:
@@ -529,6 +545,8 @@ class Parent(Life):
     def lines_dropped(self, count: int) -> None:
         if self._logiss is not None:
             self._logiss.metrics.log_lines_dropped += count
+        elif self._workers is not None:
+            self._workers.lines_dropped(count)
         self._events.lines_dropped(count)
 
     async def end(self) -> int:

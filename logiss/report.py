@@ -10,7 +10,13 @@ text, cut, without anything that does not print.
 from collections.abc import Iterable
 from typing import Any
 
-from logiss.facts import CredentialFacts, Facts, LinkFacts, RefusalFacts
+from logiss.facts import (
+    CredentialFacts,
+    Facts,
+    LinkFacts,
+    RefusalFacts,
+    WorkerFacts,
+)
 from logiss.findings import (
     BACKEND,
     CRITICAL,
@@ -80,6 +86,8 @@ def report(facts: Facts, history: History) -> dict[str, Any]:
             "limit": facts.clients.most,
             "pauses": facts.clients.pauses,
         },
+        "workers_wanted": facts.workers_wanted,
+        "workers": [_worker(worker) for worker in facts.workers],
         "connections": [_connection(link) for link in facts.links],
         "credentials": credentials[:CREDENTIALS_MAX],
         "credentials_more": facts.users_more + len(credentials[CREDENTIALS_MAX:]),
@@ -131,10 +139,11 @@ def _taking(facts: Facts, recent: dict[str, Any]) -> str:
 
 
 def _there(facts: Facts, recent: dict[str, Any]) -> str:
-    usable = sum(f.link.is_usable for f in facts.links)
-    is_one = len(facts.links) == 1
+    links = facts.serving_links
+    usable = sum(f.link.is_usable for f in links)
+    is_one = len(links) == 1
     said = (
-        f"{usable} of {many(len(facts.links), 'connection')}"
+        f"{usable} of {many(len(links), 'connection')}"
         f" {'is' if is_one else 'are'} usable"
     )
     p99 = recent["delivery_p99_seconds"]
@@ -206,9 +215,22 @@ def _totals(facts: Facts) -> dict[str, Any]:
         "frames_delivered": metrics.frames_delivered,
         "frames_failed": metrics.frames_failed,
         "duplicates": metrics.posts_joined + metrics.posts_remembered,
-        "reconnects": sum(max(0, f.link.connects - 1) for f in facts.links),
+        "reconnects": sum(max(0, f.link.connects - 1) for f in facts.links)
+        + sum(f.reconnects for f in facts.ended_links),
         "payloads_replayed": metrics.payloads_replayed,
         "log_lines_dropped": metrics.log_lines_dropped,
+    }
+
+
+def _worker(worker: WorkerFacts) -> dict[str, Any]:
+    return {
+        "number": worker.number,
+        "pid": worker.pid or None,
+        "state": worker.state,
+        "since": worker.since,
+        "clients": worker.clients,
+        "posts": worker.posts,
+        "falls": worker.falls,
     }
 
 
@@ -221,6 +243,8 @@ def _connection(facts: LinkFacts) -> dict[str, Any]:
     return {
         "id": link.link_id,
         "destination": link.destination,
+        "worker": facts.worker,
+        "is_serving": facts.is_serving,
         "state": state,
         "since": link.since,
         "delivered_bytes": link.bytes_delivered,

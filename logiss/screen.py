@@ -186,7 +186,7 @@ class _Drawing:
             for row in _rows(document, "findings")
             for line in self._lines(self._finding(row))
         ]
-        tables = (self._connections, self._credentials, self._failures)
+        tables = (self._workers, self._connections, self._credentials, self._failures)
         return [
             *drawn,
             Part(self._lines(self._head(document)), 1),
@@ -313,6 +313,27 @@ class _Drawing:
         table.add_column(Text(columns[-1]), no_wrap=True, overflow="crop", ratio=1)
         return table
 
+    def _workers(self, document: Document) -> Table | None:
+        rows = _rows(document, "workers")
+        if not rows:
+            return None
+        table = self._table("Worker", "state", "for", "pid", "clients", "posts", "fell")
+        for row in rows:
+            state = self._inert(row.get("state"), 8)
+            if state.plain == "fallen":
+                state = Text("FALLEN", "bold red")
+            falls = _number(row, "falls")
+            table.add_row(
+                _count(row, "number"),
+                state,
+                _age(document, row, "since"),
+                _said(row, "pid", lambda pid: f"{pid:.0f}", ""),
+                _count(row, "clients"),
+                _count(row, "posts"),
+                f"{falls:,.0f} x" if falls else "",
+            )
+        return table
+
     def _connections(self, document: Document) -> Table | None:
         rows = _rows(document, "connections")
         if not rows:
@@ -324,7 +345,7 @@ class _Drawing:
                 state = Text(state.plain.upper(), "bold red")
             waits = _number(row, "waited_seconds") or 0.0
             table.add_row(
-                self._inert(f"{_count(row, 'id')} {row.get('destination')}", 40),
+                self._inert(f"{_which(row)} {row.get('destination')}", 40),
                 state,
                 _age(document, row, "since"),
                 _said(row, "delivered_bytes", size, "?"),
@@ -403,6 +424,14 @@ def _grid(show_header: bool = False) -> Table:
         padding=(0, 2, 0, 0),
         pad_edge=False,
     )
+
+
+def _which(connection: Document) -> str:
+    """The number of a connection, behind that of its worker if it has one."""
+    number = _count(connection, "id")
+    worker = _said(connection, "worker", lambda n: f"{n:.0f}/", "")
+    also = " (not serving)" if connection.get("is_serving") is False else ""
+    return f"{worker}{number}{also}"
 
 
 def _age(document: Document, row: Document, name: str) -> str:

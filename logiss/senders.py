@@ -361,7 +361,9 @@ class SenderFactory(ReconnectingClientFactory):
         self.sender = None
         self.link.failed(self._clock.seconds(), why)
         self.link.is_usable, self.link.since = False, self._clock.seconds()
-        self.link.disconnects += 1
+        if self.continueTrying:
+            # What we end ourselves is none that was lost.
+            self.link.disconnects += 1
         self._events.disconnected(self._sender_id)
 
     def sender_lost(self, sender: Sender, reason: Failure) -> None:

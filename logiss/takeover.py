@@ -10,8 +10,10 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from attrs import astuple, field, frozen
+from attrs import Factory, asdict, astuple, evolve, field, fields, frozen
 
+from logiss.facts import Facts
+from logiss.history import Sample
 from logiss.intercom import DIALECT, NotUnderstood, read, written
 from logiss.shares import memory_file
 from logiss.totals import Gone
@@ -30,6 +32,7 @@ class Handed:
     @ivar descriptor: of its parent's end of the intercom, and @ivar unread: what has
         come there of a message that is not whole.
     @ivar is_prepared: it has said that it could deliver a post.
+    @ivar facts: what it has told last, and @ivar sample: likewise.
     """
 
     number: int
@@ -40,6 +43,8 @@ class Handed:
     started_at: float
     is_prepared: bool
     unread: bytes
+    facts: Facts | None = None
+    sample: Sample | None = None
 
 
 @frozen
@@ -50,6 +55,8 @@ class Takeover:
     @ivar shares: of the table of the workers' shares.
     @ivar environ: with which the workers were started; has secrets.
     @ivar given: variables that do not stand in the environment, nor in a file.
+    @ivar started_at: since when there are counts.
+    @ivar reloads: how often the configuration was read anew, by what came of it.
     """
 
     listener: int
@@ -61,6 +68,8 @@ class Takeover:
     workers: tuple[Handed, ...]
     falls: Mapping[int, int]
     gone: Gone
+    started_at: float = 0.0
+    reloads: Mapping[str, int] = Factory(dict)
 
     def descriptors(self) -> list[int]:
         admin = [] if self.admin is None else [self.admin]
@@ -78,8 +87,10 @@ def hand_over(takeover: Takeover) -> int:
 
     @return: the descriptor of what is written.
     """
-    workers = tuple(astuple(worker) for worker in takeover.workers)
-    gone = written((DIALECT, takeover.gone.metrics, takeover.gone.sample))
+    # What has been told is in words that another version may not have.
+    workers = tuple(astuple(worker, recurse=False)[:-2] for worker in takeover.workers)
+    told = [(worker.facts, worker.sample) for worker in takeover.workers]
+    counted = written((DIALECT, asdict(takeover.gone, recurse=False), told))
     octets = written(
         (
             VERSION,
@@ -91,7 +102,9 @@ def hand_over(takeover: Takeover) -> int:
             dict(takeover.given),
             workers,
             dict(takeover.falls),
-            gone,
+            takeover.started_at,
+            dict(takeover.reloads),
+            counted,
         )
     )
     descriptor = memory_file("logiss-takeover")
@@ -132,8 +145,12 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
             dict(given),
             tuple(workers),
             dict(falls),
-            bytes(gone),
+            float(started_at),
+            dict(reloads),
+            bytes(counted),
         ) if version == VERSION:
+            gone, told = _counted(counted)
+            told = told or [(None, None)] * len(workers)
             return Takeover(
                 listener,
                 admin,
@@ -141,9 +158,14 @@ def take_over(environ: MutableMapping[str, str]) -> Takeover | None:
                 generation,
                 variables,
                 given,
-                tuple(Handed(*worker) for worker in workers),
+                tuple(
+                    evolve(Handed(*worker), facts=facts, sample=sample)
+                    for worker, (facts, sample) in zip(workers, told, strict=True)
+                ),
                 falls,
-                _gone(gone),
+                gone,
+                started_at,
+                reloads,
             )
     raise NotUnderstood(
         "what it was before is written in the words of another version: start it anew"
@@ -161,13 +183,17 @@ def _read_memory(descriptor: int) -> bytes:
     return octets
 
 
-def _gone(octets: bytes) -> Gone:
-    """What they have counted; nothing where that is not understood any more."""
+_Told = list[tuple[Facts | None, Sample | None]]
+
+
+def _counted(octets: bytes) -> tuple[Gone, _Told]:
+    """What workers have counted; nothing where that is not understood any more."""
     try:
         message: tuple[Any, ...] = read(octets)
     except NotUnderstood:
-        return Gone()
+        return Gone(), []
     match message:
-        case (dialect, metrics, sample) if dialect == DIALECT:
-            return Gone(metrics, sample)
-    return Gone()
+        case (dialect, dict(gone), list(told)) if dialect == DIALECT:
+            if set(gone) == {each.name for each in fields(Gone)}:
+                return Gone(**gone), told
+    return Gone(), []

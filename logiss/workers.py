@@ -20,19 +20,26 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 
-from logiss.facts import Facts, IWatch, WorkerFacts
+from logiss.facts import Facts, IWatch, WorkerCounts, WorkerFacts
 from logiss.history import Sample
 from logiss.intercom import DIALECT, read
 from logiss.l2met import EventLog
 from logiss.processes import IProcess, IProcesses
 from logiss.shares import make_table, strike_out
 from logiss.takeover import VERSION
-from logiss.totals import Gone, sum_facts, sum_samples
+from logiss.totals import (
+    Gone,
+    Living,
+    cpu_by_worker,
+    posts_by_worker,
+    sum_facts,
+    sum_samples,
+)
 
 #: A worker that has been there so long was no false start.
 PROVEN_SECONDS = 10.0
@@ -53,6 +60,7 @@ _BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.05
 
 STARTING, SERVING, LEAVING, STOPPING = "starting", "serving", "leaving", "stopping"
+_FALLEN = "fallen"
 
 
 class NotRenewed(Exception):
@@ -140,13 +148,14 @@ class Workers:
         self.shares = make_table(plan.count) if shares is None else shares
         self.workers: list[Worker] = []
         self.falls: dict[int, int] = {}
+        self._last_fall_at: dict[int, float] = {}
+        self._missing_since: dict[int, float] = {}
         self._false_starts: dict[int, int] = {}
         # Of all, since one has served for long.
         self._false_starts_in_a_row = 0
         self._restarts: dict[int, IDelayedCall] = {}
         self._is_stopping = False
         self._has_failed = False
-        self._last_facts: Facts | None = None
         self._beat = LoopingCall(self._beaten)
         self._beat.clock = clock
         self.started_at = clock.seconds()
@@ -164,6 +173,10 @@ class Workers:
     def watch(self) -> None:
         if not self._beat.running:
             self._beat.start(_BEAT_SECONDS, now=False)
+            served = {worker.number for worker in self.living(SERVING)}
+            for number in range(1, self.plan.count + 1):
+                if number not in served:
+                    self._miss(number)
 
     def adopt(self, worker: Worker, start: Callable[[Any, Any], IProcess]) -> None:
         """
@@ -173,6 +186,8 @@ class Workers:
         worker.has_accepted = True
         self._connect(worker, start)
         self.workers.append(worker)
+        if worker.state == SERVING:
+            self._missing_since.pop(worker.number, None)
         if worker.state == LEAVING:
             self._have_leave(worker, self.plan.leave_seconds)
         else:
@@ -188,7 +203,11 @@ class Workers:
     def own_has_gone(self, facts: Facts, sample: Sample) -> None:
         """The parent does not serve any more."""
         self.own = None
-        self.gone = self.gone.with_one_more(facts, sample)
+        self.gone = self.gone.with_one_more(0, facts, sample)
+
+    def lines_dropped(self, count: int) -> None:
+        """So many of the parent's own lines were not read in time."""
+        self.gone = self.gone.with_lines_dropped(count)
 
     def living(self, *states: str) -> list[Worker]:
         return [w for w in self.workers if w.state in states]
@@ -254,25 +273,34 @@ class Workers:
         for worker in self.workers:
             worker.process.kill()
 
-    def facts(self) -> Facts | None:
-        """What is the case with all of them; None before any has told."""
-        living = [(w.number, w.facts) for w in self.workers if w.facts is not None]
-        if self.own is not None:
-            living.append((0, self.own.facts()))
-        if living:
-            facts = sum_facts(self._clock.seconds(), living, self.gone)
-            self._last_facts = facts
-        return self._last_facts
+    def facts(self, base: Facts) -> Facts:
+        """
+        What is the case with all of them.
+
+        @param base: what is the case without any.
+        """
+        told = self._told()
+        facts = sum_facts(base, told, self.gone)
+        self.gone.name(facts.metrics)
+        return evolve(
+            facts,
+            started_at=self.started_at,
+            workers=self.rows(),
+            workers_wanted=self.plan.count,
+            worker_counts=self._counts(told),
+        )
 
     def sample(self) -> Sample:
         """What the counters of all are."""
         samples = [w.sample for w in self.workers if w.sample is not None]
         if self.own is not None:
             samples.append(self.own.sample())
-        return sum_samples(self._clock.seconds(), samples, self.gone)
+        total = sum_samples(self._clock.seconds(), samples, self.gone)
+        return evolve(total, worker_falls=sum(self.falls.values()))
 
     def rows(self) -> tuple[WorkerFacts, ...]:
-        return tuple(
+        """Each that there is, and each that is to be started again."""
+        there = [
             WorkerFacts(
                 w.number,
                 w.process.pid,
@@ -283,6 +311,43 @@ class Workers:
                 w.posts,
             )
             for w in self.workers
+        ]
+        fallen = [
+            WorkerFacts(
+                number,
+                0,
+                _FALLEN,
+                self._last_fall_at.get(number, self.started_at),
+                self.falls.get(number, 0),
+            )
+            for number in self._restarts
+        ]
+        return tuple(sorted([*there, *fallen], key=lambda row: (row.number, row.since)))
+
+    def _told(self) -> list[Living]:
+        told = [
+            Living(w.number, w.state == SERVING, w.facts)
+            for w in self.workers
+            if w.facts is not None
+        ]
+        if self.own is not None:
+            told.append(Living(0, False, self.own.facts()))
+        return told
+
+    def _counts(self, told: list[Living]) -> tuple[WorkerCounts, ...]:
+        posts = posts_by_worker(told, self.gone)
+        cpu_seconds = cpu_by_worker(told, self.gone)
+        wanted = range(1, self.plan.count + 1)
+        return tuple(
+            WorkerCounts(
+                number,
+                self.falls.get(number, 0),
+                posts.get(number, 0),
+                cpu_seconds.get(number, 0.0),
+                self._last_fall_at.get(number),
+                self._missing_since.get(number) if number in wanted else None,
+            )
+            for number in sorted({*wanted, *self.falls, *posts})
         )
 
     # starting
@@ -293,7 +358,8 @@ class Workers:
             worker = self._begin(number, self.plan, self.generation, self.shares)
         except OSError as e:
             self._events.worker_not_started(number, e.strerror or str(e))
-            self._count_fall(number)
+            self._note_fall(number)
+            self._start_again(number)
             return
         self._have_accept(worker)
 
@@ -319,6 +385,8 @@ class Workers:
 
     def _have_accept(self, worker: Worker) -> None:
         worker.is_on_trial = False
+        if worker.state == STARTING:
+            self._miss(worker.number)
         worker.process.intercom.say("accept")
 
     def _have_leave(self, worker: Worker, within_seconds: float) -> None:
@@ -372,6 +440,7 @@ class Workers:
                 worker.has_accepted = True
                 if worker.state == STARTING:
                     worker.enter(SERVING, self._clock.seconds())
+                    self._missing_since.pop(worker.number, None)
             case ("told", str(dialect), int(clients), int(posts), bytes(more)):
                 worker.clients, worker.posts = clients, posts
                 if more and dialect == DIALECT:
@@ -410,7 +479,9 @@ class Workers:
         # Minus the signal, where a signal has ended it.
         self._events.phase_reached("workers", "exit", number=number, pid=pid, code=code)
         if worker.facts is not None and worker.sample is not None:
-            self.gone = self.gone.with_one_more(worker.facts, worker.sample)
+            self.gone = self.gone.with_one_more(
+                worker.number, worker.facts, worker.sample
+            )
         if worker.is_on_trial:
             # Whoever tries it sees that.
             return
@@ -420,15 +491,24 @@ class Workers:
             self._has_failed = True
 
     def _fallen(self, worker: Worker) -> None:
+        self._note_fall(worker.number)
         if self._is_stopping:
             return
         lived = self._clock.seconds() - worker.started_at
         if lived >= PROVEN_SECONDS:
             self._false_starts[worker.number] = self._false_starts_in_a_row = 0
-        self._count_fall(worker.number)
+        self._start_again(worker.number)
 
-    def _count_fall(self, number: int) -> None:
+    def _miss(self, number: int) -> None:
+        """Of this number there should be one that takes posts."""
+        self._missing_since.setdefault(number, self._clock.seconds())
+
+    def _note_fall(self, number: int) -> None:
         self.falls[number] = self.falls.get(number, 0) + 1
+        self._last_fall_at[number] = self._clock.seconds()
+        self._miss(number)
+
+    def _start_again(self, number: int) -> None:
         tries = self._false_starts[number] = self._false_starts.get(number, 0) + 1
         if self._anybody_proven():
             self._false_starts_in_a_row = 0

@@ -4,7 +4,15 @@ from typing import Any
 
 from attrs import evolve
 
-from logiss.facts import Clients, CredentialFacts, Facts, LinkFacts, RefusalFacts
+from logiss.facts import (
+    Clients,
+    CredentialFacts,
+    Facts,
+    LinkFacts,
+    RefusalFacts,
+    WorkerCounts,
+    WorkerFacts,
+)
 from logiss.history import History, Sample
 from logiss.metrics import SECONDS_BOUNDS, FailedPost, Link, Metrics
 
@@ -78,6 +86,25 @@ def facts(**changed: Any) -> Facts:
     """All is well, but for what is changed."""
     about: dict[str, Any] = {"links": (link(), link(link_id=1)), "metrics": Metrics()}
     return evolve(_WELL, **{**about, **changed})
+
+
+def of_workers(count: int = 2, **changed: Any) -> Facts:
+    """All is well with `count` workers, but for what is changed."""
+    numbers = range(1, count + 1)
+    about: dict[str, Any] = {
+        "links": tuple(
+            evolve(link(link_id=i), worker=n) for n in numbers for i in range(2)
+        ),
+        "workers": tuple(worker(n) for n in numbers),
+        "workers_wanted": count,
+        "worker_counts": tuple(WorkerCounts(n, posts=7 * n) for n in numbers),
+        "reloads": {"done": 0, "refused": 0},
+    }
+    return facts(**{**about, **changed})
+
+
+def worker(number: int, state: str = "serving", pid: int = 0) -> WorkerFacts:
+    return WorkerFacts(number, pid or 1_000 + number, state, NOW - 60, 0, 3, 7)
 
 
 def lately(seconds: float = 60.0, **counted: Any) -> History:

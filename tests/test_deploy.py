@@ -61,7 +61,7 @@ def promtool(*arguments: str | Path, stdin: str = "", cwd: Path | None = None) -
 
 def exposed() -> dict[str, str]:
     """Each sample that is exposed, by its family's name as the text format has it."""
-    exposition = Exposition(cases.facts)
+    exposition = Exposition(cases.of_workers)
     octets, _ = exposition.octets("application/openmetrics-text")
     names = {}
     for family in text_string_to_metric_families(octets.decode()):
@@ -161,9 +161,10 @@ class MetricsTests(SynchronousTestCase):
 
     def test_conventions(self) -> None:
         """Prometheus has nothing against their names."""
-        text = Exposition(cases.facts).octets("")[0].decode()
-        said = promtool("check", "metrics", stdin=text)
-        self.assertEqual(said.strip(), "")
+        for facts in (cases.facts, cases.of_workers):
+            text = Exposition(facts).octets("")[0].decode()
+            said = promtool("check", "metrics", stdin=text)
+            self.assertEqual(said.strip(), "")
 
     def test_there(self) -> None:
         """What documents, alerts and the dashboard name is exposed."""

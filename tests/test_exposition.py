@@ -1,6 +1,9 @@
 """What is said of the counters, in both of Prometheus's formats."""
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
+from resource import getpagesize
 from typing import Any
 
 from attrs import fields
@@ -18,7 +21,14 @@ from logiss.exposition import (
     Exposition,
     accepts_openmetrics,
 )
-from logiss.facts import CredentialFacts, Facts, LinkFacts
+from logiss.facts import (
+    CredentialFacts,
+    EndedLinks,
+    Facts,
+    LinkFacts,
+    WorkerCounts,
+    WorkerFacts,
+)
 from logiss.metrics import NAMES_MAX, SECONDS_BOUNDS, Histogram, Link, Metrics
 from tests import cases
 
@@ -169,6 +179,115 @@ class CompletenessTests(SynchronousTestCase):
         self.assertEqual(found["logiss_credentials_loaded", ()], 0)
         self.assertEqual(found["logiss_clients", ()], 3)
         self.assertEqual(found["logiss_clients_limit", ()], 100)
+
+
+class WorkersTests(SynchronousTestCase):
+    """What is said of several workers."""
+
+    def link(self, worker: int, is_serving: bool = True, **about: Any) -> LinkFacts:
+        return LinkFacts(Link(0, "a:1", **about), 0.0, worker, is_serving)
+
+    def of(self, found: Samples, name: str, **labels: str) -> dict[str, float]:
+        """By worker, of those samples that have the labels."""
+        return {
+            dict(given)["worker"]: value
+            for (known, given), value in found.items()
+            if known == name and labels.items() <= dict(given).items()
+        }
+
+    def test_alone(self) -> None:
+        """A process that is alone has no workers, and no label of one."""
+        text = exposed(cases.facts())
+        self.assertNotIn("worker", text)
+        self.assertNotIn("logiss_reloads", text)
+
+    def test_connections(self) -> None:
+        """Each has the number of its worker; a backend is the sum of them."""
+        links = (self.link(1, connects=2), self.link(2, connects=3, is_usable=True))
+        found = read(cases.of_workers(links=links))
+        of_links = self.of(found, "logiss_backend_connects_total", destination="a:1")
+        self.assertEqual(of_links, {"1": 2, "2": 3})
+        self.assertEqual(self.of(found, "logiss_backend_connected"), {"1": 0, "2": 1})
+
+    def test_one_number(self) -> None:
+        """
+        While an old worker leaves a new one of its number there is one series: of what
+        is counted both, and what is the case of the one that takes posts.
+        """
+        old = self.link(1, False, connects=2, connect_seconds=0.5, is_usable=True)
+        new = self.link(1, connects=1, connect_seconds=0.25)
+        ended = EndedLinks(1, Link(0, "a:1", connects=4, connect_seconds=1.0), 3)
+        rows = (
+            WorkerFacts(1, 0, "leaving", 0.0, 0, clients=3),
+            WorkerFacts(1, 0, "serving", 0.0, 0, clients=4),
+        )
+        case = cases.of_workers(links=(old, new), ended_links=(ended,), workers=rows)
+        found = read(case)
+        for name, expected in (
+            ("logiss_backend_connects_total", 7),
+            ("logiss_backend_reconnects_total", 4),
+            ("logiss_backend_connect_seconds_sum", 1.75),
+            ("logiss_backend_connect_seconds_count", 7),
+            ("logiss_backend_connected", 0),
+        ):
+            self.assertEqual(self.of(found, name), {"1": expected}, name)
+        self.assertEqual(self.of(found, "logiss_worker_clients"), {"1": 7, "2": 0})
+        self.assertEqual(self.of(found, "logiss_worker_up"), {"1": 1, "2": 0})
+
+    def test_ended(self) -> None:
+        """Connections of workers that are gone count, but are not there any more."""
+        link = Link(0, "b:1", stalls=2)
+        link.confirmation.observe(0.001, 3)
+        found = read(cases.of_workers(links=(), ended_links=(EndedLinks(1, link, 0),)))
+        self.assertEqual(self.of(found, "logiss_backend_stalls_total"), {"1": 2})
+        self.assertEqual(self.of(found, "logiss_backend_connected"), {})
+        name = "logiss_backend_confirmation_seconds_count"
+        self.assertEqual(found[name, (("destination", "b:1"),)], 3)
+
+    def test_counts(self) -> None:
+        """Counts by number, those of workers that are not wanted any more too."""
+        counts = (
+            WorkerCounts(0, 0, 5, 0.5),
+            WorkerCounts(1, 1, 7, 1.5),
+            WorkerCounts(2),
+            WorkerCounts(9, 2, 3, 2.5),
+        )
+        reloads = {"done": 4, "refused": 1}
+        found = read(cases.of_workers(worker_counts=counts, reloads=reloads))
+        falls = {"0": 0, "1": 1, "2": 0, "9": 2}
+        self.assertEqual(self.of(found, "logiss_worker_falls_total"), falls)
+        posts = {"0": 5, "1": 7, "2": 0, "9": 3}
+        self.assertEqual(self.of(found, "logiss_worker_posts_total"), posts)
+        seconds = {"0": 0.5, "1": 1.5, "2": 0, "9": 2.5}
+        self.assertEqual(self.of(found, "logiss_worker_cpu_seconds_total"), seconds)
+        self.assertEqual(found["logiss_workers", ()], 2)
+        self.assertEqual(set(self.of(found, "logiss_worker_up")), {"1", "2"})
+        self.assertEqual(found["logiss_reloads_total", (("result", "done"),)], 4)
+        self.assertEqual(found["logiss_reloads_total", (("result", "refused"),)], 1)
+
+    def test_processes(self) -> None:
+        """Memory and files of those that are there, of one number together."""
+        proc = Path(self.mktemp())
+        for pid, pages in ((8, 30), (9, 4)):
+            (proc / f"{pid}/fd/0").mkdir(parents=True)
+            (proc / f"{pid}/statm").write_text(f"99 {pages} 1 1 0 1 0\n")
+        rows = tuple(
+            WorkerFacts(number, pid, "serving", 0.0, 0)
+            for number, pid in ((1, 8), (1, 9), (2, 0), (3, 7))
+        )
+        exposition = Exposition(lambda: cases.of_workers(workers=rows), proc=str(proc))
+        found = samples(parse_text(exposition.octets("")[0].decode()))
+        resident = self.of(found, "logiss_worker_resident_memory_bytes")
+        self.assertEqual(resident, {"1": 34 * getpagesize()})
+        self.assertEqual(self.of(found, "logiss_worker_open_fds"), {"1": 2})
+
+    def test_this_process(self) -> None:
+        """The kernel tells so of a process that is there."""
+        rows = (WorkerFacts(1, os.getpid(), "serving", 0.0, 0),)
+        found = samples(parse_text(exposed(cases.of_workers(workers=rows))))
+        (resident,) = self.of(found, "logiss_worker_resident_memory_bytes").values()
+        self.assertGreater(resident, 10_000_000)
+        self.assertGreater(self.of(found, "logiss_worker_open_fds")["1"], 2)
 
 
 class ConventionsTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.facts import Clients, Facts
+from logiss.facts import Clients, Facts, WorkerCounts
 from logiss.findings import (
     BACKEND,
     CRITICAL,
@@ -30,7 +30,17 @@ from logiss.metrics import Metrics
 from tests.cases import (
     BACKEND as DESTINATION,
 )
-from tests.cases import NOW, credential, facts, failed, lately, link, refusal, took
+from tests.cases import (
+    NOW,
+    credential,
+    facts,
+    failed,
+    lately,
+    link,
+    of_workers,
+    refusal,
+    took,
+)
 
 ORDER = (CRITICAL, WARNING, INFO)
 
@@ -61,6 +71,14 @@ ALL_DOWN, ONE_DOWN = "LogissBackendDown", "LogissDestinationDown"
 MISSING, BROKEN = "LogissConnectionsMissing", "LogissConnectionBroken"
 NOT_LOADED, STALE = "LogissCredentialsNotLoaded", "LogissCredentialsStale"
 FAILING, REPLAYING = "LogissPostsFailing", "LogissReplaying"
+FALLEN, ABSENT = "LogissWorkerFallen", "LogissWorkersMissing"
+
+
+def missing(*since: float | None) -> dict[str, Any]:
+    """Workers that do not take posts since then."""
+    counts = tuple(WorkerCounts(n, missing_since=at) for n, at in enumerate(since, 1))
+    return {"workers_wanted": len(since), "worker_counts": counts}
+
 
 # What is the case, what was counted, what is found, how bad it is and which answers it
 # gives; of what is not found its name only.
@@ -132,6 +150,16 @@ FOUND: tuple[tuple[dict[str, Any], dict[str, Any], str, str, dict[str, str]], ..
         WARNING,
         {LOSS: MAYBE},
     ),
+    ({}, {"worker_falls": 1}, FALLEN, WARNING, {LOSS: MAYBE}),
+    ({}, {"worker_falls": 3}, FALLEN, CRITICAL, {INTAKE: NOT_ALL, LOSS: MAYBE}),
+    (missing(None, NOW - 6), {}, ABSENT, WARNING, {INTAKE: YES_BUT}),
+    (
+        missing(NOW - 6, NOW - 9),
+        {},
+        ABSENT,
+        CRITICAL,
+        {INTAKE: NO, BACKEND: "Unknown"},
+    ),
     ({}, {"requests_refused": 1}, "LogissRequestsRefused", WARNING, {LOSS: MAYBE}),
     ({}, {"clients_cut": 1}, "LogissRequestsRefused", WARNING, {LOSS: MAYBE}),
     ({}, {"proxy_headers_refused": 1}, "LogissRequestsRefused", WARNING, {LOSS: MAYBE}),
@@ -171,6 +199,9 @@ NOT_FOUND: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
     # At the level acked what was lost with a connection is sent again.
     ({}, {"disconnects": 1, "frames_delivered": 1}),
+    # A worker is started, or another in its place.
+    (missing(None, NOW - 4), {}),
+    (missing(NOW - 4, NOW - 4), {}),
     # Nothing was in its buffers.
     ({"delivery_level": "sent"}, {"disconnects": 1}),
     ({"refusals": (refusal(b"app", None, 0),)}, {}),
@@ -499,6 +530,72 @@ class OrderTests(SynchronousTestCase):
 
 ODD = st.one_of(st.none(), st.floats(-1e9, 1e9))
 COUNTS = st.integers(0, 10**12)
+
+
+class WorkersTests(SynchronousTestCase):
+    """Workers that fall, do not come up, or leave."""
+
+    def test_names(self) -> None:
+        """Who has fallen, and who does not come up, is said by its number."""
+        counts = (
+            WorkerCounts(1, falls=9, last_fall_at=NOW - 100),
+            WorkerCounts(2, falls=1, last_fall_at=NOW - 1, missing_since=NOW - 10),
+            WorkerCounts(3, falls=1, last_fall_at=NOW - 2, missing_since=NOW - 60),
+        )
+        case = of_workers(3, worker_counts=counts)
+        absent, fallen = found(case, lately(worker_falls=2))
+        self.assertIn("2 workers have fallen in the last minute", fallen.what)
+        self.assertIn("in the last minute (number 2, 3).", fallen.what)
+        self.assertIn("1 of 3 workers takes posts. For 60 s these", absent.what)
+        self.assertIn("have not come up: 2, 3.", absent.what)
+
+    def test_one(self) -> None:
+        """One is one."""
+        counts = (WorkerCounts(1), WorkerCounts(2, 1, 0, 0.0, NOW, NOW - 10))
+        absent, fallen = found(of_workers(worker_counts=counts), lately(worker_falls=1))
+        self.assertIn("1 worker has fallen in the last minute", fallen.what)
+        self.assertIn(
+            "1 of 2 workers takes posts. For 10 s these have not come up: 2.",
+            absent.what,
+        )
+        none = tuple(WorkerCounts(n, missing_since=NOW - 10) for n in (1, 2))
+        (absent,) = found(of_workers(worker_counts=none))
+        self.assertIn("None of 2 workers takes posts. For 10 s these have", absent.what)
+
+    def test_many(self) -> None:
+        """Of many not all are named."""
+        counts = tuple(WorkerCounts(n, missing_since=NOW - 10) for n in range(1, 65))
+        (absent,) = found(of_workers(64, worker_counts=counts))
+        self.assertIn(f"and {64 - NAMED_MAX} more", absent.what)
+
+    def test_end(self) -> None:
+        """Nobody has to take posts when all are told to stop."""
+        case = of_workers(is_draining=True, **missing(NOW - 10, NOW - 10))
+        self.assertEqual(alerts(case), [DRAINING])
+
+    def test_connection_is_named(self) -> None:
+        """A connection is found by the number of its worker."""
+        links = tuple(
+            evolve(link(up, link_id=i), worker=n)
+            for n, i, up in ((1, 0, True), (1, 1, False), (2, 0, False))
+        )
+        (finding,) = found(of_workers(links=links))
+        self.assertEqual(finding.alert, MISSING)
+        self.assertIn("(1/1, 2/0) have been down", finding.what)
+        slow = evolve(link(waited_seconds=2.0, link_id=3), worker=2)
+        (finding,) = found(of_workers(links=(*links[:1], slow)))
+        self.assertIn("a write for 2.0 s (2/3).", finding.what)
+        links = tuple(evolve(link(False, link_id=i), worker=1) for i in range(20))
+        (finding,) = found(of_workers(links=(evolve(link(), worker=2), *links)))
+        self.assertIn(f", {20 - NAMED_MAX} more) have been down", finding.what)
+
+    def test_leaving(self) -> None:
+        """What a worker that leaves has closed is missed by nobody."""
+        up, down = (evolve(link(is_up), worker=1) for is_up in (True, False))
+        left = evolve(down, is_serving=False, waited_seconds=9.0)
+        self.assertEqual(alerts(of_workers(links=(up, left))), [])
+        self.assertEqual(alerts(of_workers(links=(up, down))), [MISSING])
+        self.assertEqual(alerts(of_workers(links=(left,))), [ALL_DOWN])
 
 
 class BudgetTests(SynchronousTestCase):

@@ -82,7 +82,8 @@ class FakeLogiss:
 
     def __init__(self) -> None:
         self.is_prepared = True
-        self.watch = SimpleNamespace(facts=lambda: None, sample=lambda: None)
+        facts = SimpleNamespace(started_at=5.0)
+        self.watch = SimpleNamespace(facts=lambda: facts, sample=lambda: None)
         self.left: Deferred[None] = Deferred()
         self.drained: Deferred[None] = Deferred()
         self.stops = 0
@@ -105,7 +106,8 @@ class FakeWorkers:
 
     def __init__(self) -> None:
         self.generation = 1
-        self.shares = 7
+        self.shares = 9
+        self.started_at = 0.0
         self.renewals: list[Deferred[None]] = []
         self.plans: list[Plan] = []
         self.plan = Plan(1, 3, {}, 1.0, 1.0)

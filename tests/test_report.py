@@ -3,13 +3,25 @@
 import json
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.facts import Clients, Facts
+from logiss.facts import Clients, EndedLinks, Facts, WorkerFacts
 from logiss.history import History, Sample
-from logiss.metrics import NAMES_MAX, Metrics
+from logiss.metrics import NAMES_MAX, Link, Metrics
 from logiss.report import CREDENTIALS_MAX, report
-from tests.cases import NOW, credential, facts, failed, lately, link, refusal, took
+from tests.cases import (
+    NOW,
+    credential,
+    facts,
+    failed,
+    lately,
+    link,
+    of_workers,
+    refusal,
+    took,
+    worker,
+)
 from tests.test_findings import FOUND, NOT_FOUND
 
 GOOD, WARN, BAD = "good", "warn", "bad"
@@ -226,6 +238,39 @@ class NumbersTests(SynchronousTestCase):
         rows = report(case, lately())["connections"]
         self.assertEqual([r["state"] for r in rows], ["up", "waiting", "down"])
         self.assertEqual(rows[2]["last_error"], "a\N{REPLACEMENT CHARACTER}b")
+
+    def test_workers(self) -> None:
+        """A row for each worker, and its number on its connections."""
+        rows = (
+            worker(1, "leaving"),
+            worker(1, pid=77),
+            WorkerFacts(2, 0, "fallen", 5.0, 3),
+        )
+        links = (evolve(link(), worker=1), evolve(link(), worker=1, is_serving=False))
+        document = report(of_workers(workers=rows, links=links), lately())
+        self.assertEqual(document["workers_wanted"], 2)
+        self.assertEqual(
+            [(row["number"], row["pid"], row["state"]) for row in document["workers"]],
+            [(1, 1001, "leaving"), (1, 77, "serving"), (2, None, "fallen")],
+        )
+        last = {"clients": 0, "posts": 0, "falls": 3, "since": 5.0}
+        self.assertLessEqual(last.items(), document["workers"][2].items())
+        about = [(row["worker"], row["is_serving"]) for row in document["connections"]]
+        self.assertEqual(about, [(1, True), (1, False)])
+        # The one that leaves counts for nothing.
+        self.assertIn("1 of 1 connection is usable", document["answers"][1]["detail"])
+
+    def test_no_workers(self) -> None:
+        """A process that is alone has none."""
+        document = report(facts(), lately())
+        self.assertEqual((document["workers"], document["workers_wanted"]), ([], 0))
+        self.assertEqual({row["worker"] for row in document["connections"]}, {None})
+
+    def test_ended_reconnects(self) -> None:
+        """Reconnects of workers that are gone stay among the totals."""
+        ended = (EndedLinks(1, Link(0, "a:1", connects=9), 4),)
+        case = of_workers(links=(link(connects=3),), ended_links=ended)
+        self.assertEqual(report(case, lately())["totals"]["reconnects"], 6)
 
     def test_failures(self) -> None:
         """The last first; what a client did not send is null."""

@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any, cast
 from unicodedata import bidirectional
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -15,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from logiss.metrics import Metrics
 from logiss.report import report
 from logiss.screen import STATES, Sheet, inert, lines_of_each
+from tests import cases
 from tests.cases import NOW, credential, facts, failed, lately, link, refusal, took
 
 HOSTILE = (
@@ -99,6 +101,25 @@ class SheetTests(SynchronousTestCase):
             "delivered: 7/s now.",
         ):
             self.assertIn(words, said)
+
+    def test_workers(self) -> None:
+        """Workers have a table, and connections the number of theirs."""
+        rows = (cases.worker(1), evolve(cases.worker(2, "fallen"), pid=0, falls=3))
+        links = tuple(
+            evolve(cases.link(link_id=1), worker=2, is_serving=is_serving)
+            for is_serving in (True, False)
+        )
+        case = cases.of_workers(workers=rows, links=links)
+        said = printed(report(case, lately()), 200)
+        for words in (
+            "Worker  state    for   pid   clients  posts  fell",
+            "1       serving  60 s  1001  3        7",
+            "2       FALLEN   60 s        3        7      3 x",
+            "2/1 logs.example:601 ",
+            "2/1 (not serving) logs.example:601",
+        ):
+            self.assertIn(words, said)
+        self.assertNotIn("Worker", printed(busy(), 200))
 
     def test_order(self) -> None:
         """The answers stand first, what is wrong next; who is down, refused or last."""

@@ -144,6 +144,13 @@ class SenderFactoryTests(SenderTestCase):
         self.lose(sender, transport, ConnectionDone())
         self.assertEqual((first(), second()), ([None], [None]))
 
+    def test_close_is_no_loss(self) -> None:
+        """Of connections that ended those are counted that we had not done with."""
+        sender, transport = self.connect()
+        self.factory.close()
+        self.lose(sender, transport, ConnectionDone())
+        self.assertEqual(self.link.disconnects, 0)
+
     def test_close_while_waiting(self) -> None:
         """Closing between two attempts calls the next one off."""
         self.connector.fail(Failure(ConnectionRefusedError()))

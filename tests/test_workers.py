@@ -411,7 +411,7 @@ class SilenceTests(WorkersCase):
             self.all[1].tell(i, "another dialect")
             self.later(1.0)
         self.assertFalse(any(p.is_killed for p in self.all))
-        self.assertIsNone(self.workers.facts())
+        self.assertEqual(self.workers.facts(FACTS).metrics.posts_succeeded, 0)
         self.assertEqual([row.posts for row in self.workers.rows()], [0, i])
 
 
@@ -749,16 +749,14 @@ class SumTests(WorkersCase):
     """What the workers have counted is added up."""
 
     def posts(self) -> int:
-        facts = self.workers.facts()
-        assert facts is not None
-        return facts.metrics.posts_succeeded
+        return self.workers.facts(FACTS).metrics.posts_succeeded
 
     def sampled(self) -> int:
         return self.workers.sample().posts_delivered
 
     def test_sums(self) -> None:
         """The sum never becomes smaller when one goes."""
-        self.assertIsNone(self.workers.facts())
+        self.assertEqual((self.posts(), self.sampled()), (0, 0))
         self.serve()
         self.all[0].tell(5)
         self.all[1].tell(7)
@@ -778,8 +776,60 @@ class SumTests(WorkersCase):
         rows = self.workers.rows()
         self.assertEqual(
             [(r.number, r.pid, r.state, r.falls, r.clients, r.posts) for r in rows],
-            [(2, 101, SERVING, 0, 1, 7), (1, 102, STARTING, 1, 0, 0)],
+            [(1, 102, STARTING, 1, 0, 0), (2, 101, SERVING, 0, 1, 7)],
         )
+
+    def test_fallen(self) -> None:
+        """Who has fallen has a row, and is missed until another takes posts."""
+        self.serve()
+        self.assertEqual(self.missing(), [None, None])
+        self.later(3.0)
+        fell_at = self.clock.seconds()
+        self.all[0].end(-9)
+        self.later(0.1)
+        row, _ = self.workers.rows()
+        self.assertEqual((row.number, row.pid, row.state), (1, 0, "fallen"))
+        self.assertApproximates(row.since, fell_at, 0.1)
+        self.later(0.7)
+        since, none = self.missing()
+        self.assertApproximates(since or 0.0, fell_at, 0.1)
+        self.assertIsNone(none)
+        self.all[2].say("accepts")
+        self.assertEqual(self.missing(), [None, None])
+        (fallen, _) = self.workers.facts(FACTS).worker_counts
+        self.assertEqual(fallen.falls, 1)
+        self.assertApproximates(fallen.last_fall_at or 0.0, fell_at, 0.1)
+        self.assertEqual(self.workers.sample().worker_falls, 1)
+
+    def missing(self) -> list[float | None]:
+        counts = self.workers.facts(FACTS).worker_counts
+        return [each.missing_since for each in counts]
+
+    def test_missing_from_the_start(self) -> None:
+        """Who has never come up is missed since the start."""
+        self.later(1.0)
+        self.workers.start()
+        since = self.clock.seconds()
+        self.later(2.0)
+        self.assertEqual(self.missing(), [since, since])
+
+    def test_by_number(self) -> None:
+        """Posts go on with the number of a worker; what all want is said."""
+        self.serve()
+        self.all[0].tell(5)
+        self.all[0].end(-9)
+        self.later(0.7)
+        self.all[2].tell(2)
+        facts = self.workers.facts(FACTS)
+        counts = [(each.number, each.posts) for each in facts.worker_counts]
+        self.assertEqual(counts, [(1, 7), (2, 0)])
+        self.assertEqual(facts.workers_wanted, 2)
+        self.assertEqual(facts.started_at, self.workers.started_at)
+
+    def test_lines_of_the_parent(self) -> None:
+        """Lines that the parent itself could not write are among those dropped."""
+        self.workers.lines_dropped(3)
+        self.assertEqual(self.workers.facts(FACTS).metrics.log_lines_dropped, 3)
 
 
 def evolve_plan(count: int) -> Plan:

@@ -19,6 +19,7 @@ const STATES = {
 };
 const SEVERITIES = { critical: "bad", warning: "warn", info: "info" };
 const LINKS = { up: "good", waiting: "warn", down: "bad" };
+const WORKERS = { serving: "good", fallen: "bad" };
 
 const byId = (id) => document.getElementById(id);
 
@@ -188,12 +189,32 @@ class Table {
   }
 }
 
-const connections = new Table(
-  "connections",
-  (link) => link.id,
+const workers = new Table(
+  "workers",
+  (worker) => JSON.stringify([worker.number, worker.pid]),
   "There are none.",
   [
-    ["Id", text((link) => link.id)],
+    ["Worker", text((worker) => worker.number)],
+    ["State", state((worker) => worker.state, WORKERS)],
+    ["Since", moment((worker) => worker.since)],
+    ["Process", text((worker) => worker.pid)],
+    ["Clients", text((worker) => count(worker.clients))],
+    ["Posts", text((worker) => count(worker.posts))],
+    ["Fell", text((worker) => (worker.falls ? `${count(worker.falls)} ×` : ""))],
+  ],
+);
+
+// Behind the number of its worker, if it has one, of which there may be two: an old one
+// that leaves, or a new one that does not take posts yet.
+const connectionName = (link) => (link.worker === null ? `${link.id}`
+  : `${link.worker}/${link.id}${link.is_serving ? "" : " (not serving)"}`);
+
+const connections = new Table(
+  "connections",
+  (link) => JSON.stringify([link.worker, link.is_serving, link.destination, link.id]),
+  "There are none.",
+  [
+    ["Id", text(connectionName)],
     ["Destination", text((link) => link.destination)],
     ["State", state((link) => link.state, LINKS)],
     ["Since", moment((link) => link.since)],
@@ -384,6 +405,8 @@ function showStatus(status) {
   keep(byId("answers"), status.answers, (answer) => answer.question, answerCard);
   keep(byId("findings"), status.findings, (finding) => finding.alert, findingCard);
   say(byId("findings-none"), status.findings.length ? "" : "Nothing.");
+  byId("workers-section").hidden = !status.workers.length;
+  workers.show(status.workers, now);
   connections.show(status.connections, now);
   credentials.show(status.credentials, now);
   byId("credentials-more").hidden = !status.credentials_more;

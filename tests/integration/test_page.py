@@ -25,7 +25,7 @@ from tests.integration.browsers import (
     served,
     url,
 )
-from tests.integration.daemons import Daemon, Receiver, receiving
+from tests.integration.daemons import Daemon, Receiver, receiving, running
 
 BACKEND = "#answers section:nth-child(2)"
 #: What the page promises to show what is the case within.
@@ -195,6 +195,8 @@ def test_loads(browser: Browser, daemon: Daemon) -> None:
     assert browser.text("#facts").startswith("version ")
     assert "delivery acked" in browser.text("#facts")
     assert browser.text("#findings-none") == "Nothing."
+    assert not browser.run(_IS_SHOWN)
+    assert cells(browser, "connections")[0] == "0"
     assert len(browser.run("return [...document.images]")) == 6
     browser.wait_for(
         lambda: browser.run(
@@ -202,6 +204,26 @@ def test_loads(browser: Browser, daemon: Daemon) -> None:
         )
     )
     assert browser.complaints() == []
+
+
+_IS_SHOWN = "return document.getElementById('workers').checkVisibility()"
+
+
+def test_workers(browser: Browser, tmp_path: Path, receiver: Receiver) -> None:
+    """Workers have a table, where there are some, and connections their numbers."""
+    variables = {
+        "ADMIN_PORT": "0",
+        "FORWARD_DEST": f"127.0.0.1:{receiver.port}",
+        "WEB_CONCURRENCY": "2",
+    }
+    with running("python", tmp_path, **variables) as daemon:
+        browser.wait_for(lambda: daemon.logged(ns="admin", at="listen"))
+        show(browser, daemon)
+        browser.wait_for(lambda: cells(browser, "workers", 0)[:2] == ["1", "serving"])
+        browser.wait_for(lambda: cells(browser, "workers", 1)[:2] == ["2", "serving"])
+        browser.wait_for(lambda: cells(browser, "connections", 7)[:1] == ["2/3"])
+        assert browser.run(_IS_SHOWN)
+        assert browser.complaints() == []
 
 
 def test_nothing_from_elsewhere(browser: Browser, daemon: Daemon) -> None:
