@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+import tempfile
 from io import StringIO
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -57,7 +58,9 @@ class CheckTests(SynchronousTestCase):
         self.assertIn(("# REDIS_URL", "not set"), shown)
 
     def file(self, text: str, mode: int = 0o600) -> str:
-        path = str(self.mktemp())
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "logiss.env")
         with open(path, "w") as file:
             file.write(text)
         os.chmod(path, mode)

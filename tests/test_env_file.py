@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
@@ -16,7 +17,9 @@ class EnvFileTests(SynchronousTestCase):
     """What is in the file counts in place of what is in the environment."""
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name, "logiss.env")
 
     def read(self, text: str | bytes, **environ: str) -> dict[str, str]:
         octets = text if isinstance(text, bytes) else text.encode()
@@ -106,9 +109,7 @@ class EnvFileTests(SynchronousTestCase):
     def test_no_file(self) -> None:
         """A pipe, for whose writer the process would wait, or a folder is no file."""
         os.mkfifo(self.path)
-        folder = self.mktemp()
-        os.mkdir(folder)
-        for path in (str(self.path), folder):
+        for path in (str(self.path), str(self.path.parent)):
             with self.assertRaises(EnvFileError) as caught:
                 merged({"ENV_FILE": path})
             self.assertEqual(
@@ -122,7 +123,9 @@ class CommandTests(SynchronousTestCase):
     """`logiss hash` and `logiss credentials` read what `logiss run` reads."""
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name, "logiss.env")
         self.out, self.err = StringIO(), StringIO()
         self.patch(os, "environ", {"HMAC_KEY": "old", "ENV_FILE": str(self.path)})
         self.patch(sys, "stdout", self.out)
