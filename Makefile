@@ -2,6 +2,8 @@
 # make test  sets everything up and passes the tests
 # make docs  makes pages of docs/: build/docs/index.html
 # make faults  plays every fault in full, half an hour, and writes docs/faults-report.rst
+# make fleet  restarts, kills and halts instances behind a HAProxy, eight minutes, and says
+#             what became of every message: docs/fleet.rst
 # make reference  writes docs/configuration.rst anew
 # make man  writes docs/logiss.1, the man page, anew
 # make changelog VERSION=1.2.3  makes a section of CHANGELOG.rst of the fragments
@@ -23,7 +25,7 @@ FUZZ_SECONDS ?= 3600
 
 export LISTEN_HOST ?= 127.0.0.1
 
-.PHONY: audit bench bench-hostile bench-levels bench-pages changelog clean docs faults fuzz lint man reference release-check run sanitize test
+.PHONY: audit bench bench-hostile bench-levels bench-pages changelog clean docs faults fleet fuzz lint man reference release-check run sanitize test
 
 # With nothing else set it forwards to an embedded receiver.
 run: $(STAMP)
@@ -66,6 +68,10 @@ release-check: $(STAMP)
 # cannot be played is a row that says why. FAULTS='--only kill --level acked' chooses.
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --full --report docs/faults-report.rst $(FAULTS)
+
+# Needs haproxy and curl. FLEET='--only SIGKILL' chooses.
+fleet: $(STAMP)
+	$(BIN)/python -m tests.fleet $(FLEET)
 
 # Says so where it cannot run: it needs gcc with libasan, and Python's headers.
 sanitize: $(STAMP)

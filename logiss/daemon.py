@@ -35,6 +35,8 @@ from logiss.worker import WorkerProcess
 
 _TRY_MSG = "<190>1 2013-06-07T13:17:49.468822+00:00 host app web.1 - - hello"
 TRY_CREDENTIALS = ("test", "token")
+#: Stands for the embedded receiver until that is there.
+_NOWHERE = "127.0.0.1:1"
 #: A frame to paste into a terminal; it has no line feed at its end.
 TRY_FRAME = f"{len(_TRY_MSG)} {_TRY_MSG}"
 
@@ -114,7 +116,7 @@ def makeService(options: Options) -> Service:
             configuration = Configuration(settings_room.read(environ), environ)
     except SettingsError as e:
         exit_with(e.problems)
-    is_trying = options["with-receiver"] and not os.environ.get("FORWARD_DEST")
+    is_trying = configuration.environ.get("FORWARD_DEST") == _NOWHERE
     kind = _Trying if is_trying else _Daemon
     return kind(
         reactor,
@@ -162,7 +164,7 @@ def _complete(environ: Mapping[str, str], options: Options) -> dict[str, str]:
             "PORT": "5000",
             "TOKEN_MAP": ":".join(TRY_CREDENTIALS),
             **{name: value for name, value in complete.items() if value},
-            "FORWARD_DEST": "127.0.0.1:1",
+            "FORWARD_DEST": _NOWHERE,
         }
     return complete
 

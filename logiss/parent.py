@@ -165,12 +165,20 @@ class Parent(Life):
         return self._sockets.logs.port
 
     def change_destination(self, destination: Destination) -> None:
-        """Forward to `destination` whatever the configuration says; before `begin`."""
-        was = self._configuration
-        self._configuration = Configuration(
-            evolve(was.settings, forward_dest=destination),
-            {**was.environ, "FORWARD_DEST": str(destination)},
-        )
+        """
+        Forward to `destination`, whatever the configuration says or will say; before
+        `begin`.
+        """
+        read_again = self._read_again
+
+        def changed(was: Configuration) -> Configuration:
+            return Configuration(
+                evolve(was.settings, forward_dest=(destination,)),
+                {**was.environ, "FORWARD_DEST": str(destination)},
+            )
+
+        self._configuration = changed(self._configuration)
+        self._read_again = lambda: changed(read_again())
 
     # the beginning
 

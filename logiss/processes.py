@@ -8,6 +8,7 @@ listening socket and one end of an intercom.
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -48,7 +49,16 @@ def place_of(text: str) -> Place | None:
     numbers = text.split(":")
     if len(numbers) != 4 or not all(n.isascii() and n.isdigit() for n in numbers):
         return None
-    return Place(*map(int, numbers))
+    place = Place(*map(int, numbers))
+    are_there = _is_socket(place.listener) and _is_socket(place.intercom)
+    return place if are_there else None
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except (OSError, OverflowError):
+        return False
 
 
 class IProcess(Protocol):

@@ -129,7 +129,8 @@ How many processes serve the port: each is a whole logiss, with ``FORWARD_COUNT`
 connections of its own to the backend, and a parent keeps them. ``auto`` is as many as
 there are CPUs that the process may use, by its affinity and its control groups. What
 has a limit has it in each of them: ``MAX_CONNECTIONS``, ``MAX_INFLIGHT_BYTES``. Heroku
-and others set it by the size of the machine. Not in log-iss.
+and others set it by the size of the machine. `Many cores <workers.rst>`__ tells the
+rest. Not in log-iss.
 """,
         type="number from 1 to 256, or ``auto``",
         examples=("2", "auto"),
@@ -557,7 +558,7 @@ keeps them as structured data behind ours. Off, they are message text.
 How many clients may be connected at once. When there are so many, no further ones are
 accepted until one has gone: they wait in the kernel's backlog, which has room for
 511, and so does a health check on a connection of its own. The log says when that
-begins and ends. Not in log-iss.
+begins and ends. With ``WEB_CONCURRENCY`` each worker may have so many. Not in log-iss.
 
 Each client is an open file, and so is each connection to ``FORWARD_DEST``. logiss
 keeps 64 and twice ``FORWARD_COUNT`` for itself, so that clients never take those of a
@@ -692,7 +693,8 @@ read on, and a post for which there is none in ``DELIVERY_TIMEOUT`` is answered 
 Bodies that are still arriving fill seven eighths of it at most, so that those that
 only have to be delivered find room. One that is alone may have more: nobody is kept
 waiting for himself. From half of it on, connections are read in smaller pieces. With
-``HTTP_CHANNEL=stock`` bodies count once they are there.
+``HTTP_CHANNEL=stock`` bodies count once they are there. With ``WEB_CONCURRENCY`` each
+worker may hold so many.
 """,
         type="size",
         examples=("512MiB",),
@@ -814,8 +816,8 @@ must be there, and be a directory that logiss may write to. Not in log-iss.
         "Refused bodies",
         "so many of them are kept",
         """
-How many files are kept in ``CAPTURE_REFUSED``, those of earlier runs too. The oldest
-are deleted first. Not in log-iss.
+How many files are kept in ``CAPTURE_REFUSED``, those of earlier runs and of all
+workers too. The oldest are deleted first. Not in log-iss.
 """,
         type="number, 1 to 1000000",
         examples=("1000",),

@@ -429,6 +429,7 @@ class LogissService(Service):
         self._sums.clock = reactor
         self._summed = (0, 0)
         self._has_left = False
+        self._pauses = 0
 
     def startService(self) -> None:
         """
@@ -484,10 +485,14 @@ class LogissService(Service):
 
     def _connected(self) -> ConnectedClients:
         port = self._port
-        if port is None:
-            return ConnectedClients()
-        most = clients_max(self._settings)
-        return ConnectedClients(port.connections, most, port.pauses)
+        if port is not None:
+            most = clients_max(self._settings)
+            return ConnectedClients(port.connections, most, port.pauses)
+        if self._has_left:
+            # It lets nobody else in.
+            there = self._clients.connected
+            return ConnectedClients(there, there, self._pauses)
+        return ConnectedClients()
 
     def _listen(self) -> BoundedPort:
         """Listen, with no more connections than there may be."""
@@ -520,6 +525,8 @@ class LogissService(Service):
         self._clients.announce_end()
         self.events.phase_reached("http", "leave", clients=self._clients.connected)
         await self._until_left(within_seconds)
+        if self.drain.announced:
+            return
         self._clients.dismiss_idle()
         # What has been begun by then is read and answered, within its own deadlines.
         settings = self._settings
@@ -548,6 +555,7 @@ class LogissService(Service):
     async def _stop_listening(self) -> None:
         port, self._port = self._port, None
         if port is not None:
+            self._pauses = port.pauses
             stopped = port.stopListening()
             if stopped is not None:
                 await stopped

@@ -492,8 +492,7 @@ class Workers:
 
     def _fallen(self, worker: Worker) -> None:
         self._note_fall(worker.number)
-        if worker.generation != self.generation or self._is_stopping:
-            # It was only tried, or is not needed any more.
+        if self._is_stopping:
             return
         lived = self._clock.seconds() - worker.started_at
         if lived >= PROVEN_SECONDS:

@@ -28,7 +28,26 @@ class PlaceTests(SynchronousTestCase):
 
     def test_round(self) -> None:
         """What the parent says is understood."""
-        self.assertEqual(place_of(Place(2, 7, 8, 11).text), Place(2, 7, 8, 11))
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            place = Place(2, ours.fileno(), 8, theirs.fileno())
+            self.assertEqual(place_of(place.text), place)
+
+    def test_not_there(self) -> None:
+        """What names descriptors that are none, or no sockets, is not."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for listener, intercom in [
+                (reading, theirs.fileno()),
+                (ours.fileno(), writing),
+                (ours.fileno(), 10**6),
+                (10**30, theirs.fileno()),
+            ]:
+                with self.subTest((listener, intercom)):
+                    self.assertIsNone(place_of(Place(1, listener, 8, intercom).text))
 
     def test_strange(self) -> None:
         """What no parent says is not."""

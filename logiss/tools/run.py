@@ -12,8 +12,10 @@ def add_to(subcommands: Any) -> None:
         help="take log lines and forward them, until it is told to stop",
         description="Runs logiss in the foreground, as 'twist logiss' does. Its log"
         " goes to standard output. SIGTERM or Ctrl-C drains and ends it: what was taken"
-        " is delivered first; a second one ends it at once. DEPLOY, PORT, FORWARD_DEST"
-        " and TOKEN_MAP or REDIS_URL have to be in the environment; 'logiss check'"
+        " is delivered first; a second one ends it at once. SIGHUP reads the"
+        " configuration anew and takes the code that is installed then, without a"
+        " client noticing. DEPLOY, PORT, FORWARD_DEST and TOKEN_MAP or REDIS_URL have"
+        " to be in the environment, or in the file that ENV_FILE names; 'logiss check'"
         " tells what else there is, and whether it is right.",
         epilog="The exit code is 0 after a drain, 1 when it could not start, and 128"
         " and the signal's number after a second signal.",

@@ -4,6 +4,7 @@ import http.client
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tests.integration.daemons import (
     wait_for,
 )
 from tests.integration.test_daemon import is_listening, unused_port
+from tests.integration.workers import Crew, ending
 
 #: What systemd does between fork and exec: the sockets become the descriptors from 3
 #: on, and the environment says so.
@@ -264,3 +266,37 @@ def test_systemd(tmp_path: Path) -> None:
             assert b"answers" in read(admin, "/status.json")
             daemon.process.terminate()
             assert daemon.wait() == 0
+
+
+def test_systemd_workers(tmp_path: Path) -> None:
+    """With several workers, too; its sockets are kept over SIGHUP."""
+    program, port, admin = systemd_socket_activate(), unused_port(), unused_port()
+    variables = {
+        "DEPLOY": "test",
+        "TOKEN_MAP": "user:a:token",
+        "PYTHONUNBUFFERED": "1",
+        "WEB_CONCURRENCY": "2",
+    }
+    with receiving() as receiver:
+        variables["FORWARD_DEST"] = f"127.0.0.1:{receiver.port}"
+        told = [f"--setenv={name}={value}" for name, value in variables.items()]
+        where = [f"--listen=127.0.0.1:{number}" for number in (port, admin)]
+        launcher = shlex.join([program, *where, "--fdname=logs:admin", *told])
+        with running("python", tmp_path, launcher=launcher) as daemon, ending(daemon):
+            wait_for(lambda: is_listening(port) and is_listening(admin))
+            client = BlockingClient(port)
+            post(client, b"first")
+            assert answered(client) == 200
+            arrived(receiver, b"first")
+            both = Crew(daemon)
+            assert both.port == port
+            first = set(both.pids().values())
+            daemon.signal(signal.SIGHUP)
+            wait_for(lambda: daemon.logged(ns="main", at="executed"))
+            both.wait_for_prepared(4)
+            assert not first & set(both.pids().values())
+            both.wait_for_all_to_serve()
+            assert b"answers" in read(admin, "/status.json")
+            daemon.process.terminate()
+            assert daemon.wait() == 0
+            assert not is_listening(port)
