@@ -96,14 +96,16 @@ class MessagesTests(SynchronousTestCase):
     def test_nothing_is_called(self) -> None:
         """What would do something when it is read does not."""
 
+        place = self.mktemp()
+
         class Evil:
             def __reduce__(self) -> Any:
-                return os.mkdir, ("evil",)
+                return os.mkdir, (place,)
 
         octets = pickle.dumps((Evil(),), 5)
         with self.assertRaisesRegex(NotUnderstood, "mkdir is part of no message"):
             read(octets)
-        self.assertFalse(os.path.exists("evil"))
+        self.assertFalse(os.path.exists(place))
 
     def test_no_tuple(self) -> None:
         """A message is a tuple that is not empty."""

@@ -82,7 +82,7 @@ class FakeLogiss:
 
     def __init__(self) -> None:
         self.is_prepared = True
-        facts = SimpleNamespace(started_at=5.0)
+        facts = SimpleNamespace(started_at=1.5)
         self.watch = SimpleNamespace(facts=lambda: facts, sample=lambda: None)
         self.left: Deferred[None] = Deferred()
         self.drained: Deferred[None] = Deferred()
@@ -113,6 +113,8 @@ class FakeWorkers:
         self.plan = Plan(1, 3, {}, 1.0, 1.0)
         self.falls: dict[int, int] = {}
         self.gone = None
+        self.shares = 9
+        self.started_at = 0.0
         self.own: Any = None
         self.own_could = False
         self.stopped = self.killed = 0
@@ -311,6 +313,7 @@ class OwnTests(ParentCase):
         )
         self.renewed()
         self.assertIs(self.workers.own, logiss.watch)
+        self.assertEqual(self.workers.started_at, 1.5)
         self.assertEqual((self.done(), logiss.stops, self.executed), (1, 0, []))
         logiss.left.callback(None)
         self.assertEqual((logiss.stops, self.executed), (1, []))

@@ -1,4 +1,4 @@
-"""What a parent hands to itself."""
+"""What a parent hands to itself of what was counted."""
 
 import os
 from typing import Any
