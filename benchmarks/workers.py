@@ -1,7 +1,7 @@
 """
 What several workers on several cores deliver, beside one worker.
 
-    python benchmarks/workers.py [--seconds 4] [--rounds 3] [--connections 32]
+    python benchmarks/workers.py [--seconds 4] [--rounds 3] [--connections 64]
         [--frames 1 --frames 50 ...] [--workers 2]
 
 wrk and the receiver run on the same cores and take their share of them. So what counts
@@ -151,7 +151,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--frames", type=int, action="append")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
