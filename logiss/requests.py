@@ -178,7 +178,11 @@ class LeanRequest(Request):
         """Write a complete answer and finish."""
         channel = self.channel
         self.startedWriting = self.finished = 1
-        if answer.closes or answer.hangs_up or channel.is_last():
+        if (
+            answer.closes
+            or answer.hangs_up
+            or (channel.site.is_leaving and channel.is_last())
+        ):
             self.persistent = False
         if answer.hangs_up:
             # What was answered before is written; behind it the connection ends.

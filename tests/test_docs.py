@@ -537,3 +537,37 @@ class SyntaxTests(SynchronousTestCase):
                 source_path=str(document),
                 settings_overrides={"halt_level": 1, "report_level": 5},
             )
+
+
+class CapacityTests(SynchronousTestCase):
+    """docs/capacity.rst does its sums right."""
+
+    def setUp(self) -> None:
+        self.page = docs("capacity.rst")
+
+    def test_millions(self) -> None:
+        """What four million posts a minute take follows from the model."""
+        found = re.search(r"among many ([\d.]+) us, a frame ([\d.]+) us", self.page)
+        assert found is not None
+        a_us, b_us = map(float, found.groups())
+        table = self.page.partition("frames   us a POST")[2].partition("\n\n")[0]
+        rows = [[float(x) for x in row.split()] for row in table.splitlines()[1:]]
+        self.assertEqual([row[0] for row in rows], [1, 20, 50, 150, 500])
+        rate = 4e6 / 60
+        for number_of_frames, *told in rows:
+            post_us = a_us + b_us * number_of_frames
+            busy = rate * post_us / 1e6 * 1.25
+            gigabits = rate * number_of_frames * 215 * 8 / 1e9
+            expected = [post_us, busy, busy / (2 / 3), gigabits]
+            for number, right in zip(told, expected, strict=True):
+                self.assertLess(abs(number - right), 0.0501 + 0.01 * right)
+
+    def test_check(self) -> None:
+        """The check's quotients are those of its figures."""
+        sizes = re.findall(r"^ {4,} +(\d+) +(1?\d{2,3}) +(\d+) +(.*)$", self.page, re.M)
+        rows = [row[3].split() for row in sizes if len(row[3].split()) == 7]
+        self.assertEqual(len(rows), 2)
+        for _, said, measured, quotient, said_mib, mib, quotient_mib in rows:
+            self.assertLess(abs(float(measured) / float(said) - float(quotient)), 0.02)
+            whole = float(mib) / float(said_mib)
+            self.assertLess(abs(whole - float(quotient_mib)), 0.02)
