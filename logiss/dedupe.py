@@ -9,6 +9,9 @@ of another waits for a while, for the word or for the key to go, and then forwar
 name goes by itself soon after its post must have ended, for whoever put it there may
 have died.
 
+Each value says again which key it is of: one reply too many or too few, by whatever
+fault, would otherwise have a post read what was said of another.
+
 So the worst that a Redis can do is to let a post arrive twice. No post waits for one
 that is slow or gone.
 """
@@ -24,6 +27,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from logiss.l2met import EventLog
 from logiss.metrics import Metrics
 from logiss.pipeline import (
+    LOST,
     NONSENSE,
     REFUSED,
     NoReply,
@@ -33,9 +37,9 @@ from logiss.pipeline import (
 )
 from logiss.redis import NOT_REDIS
 
-#: The value of a post that was delivered.
-CONFIRMED = b"confirmed"
-#: That of one under way begins so; then comes who forwards it.
+#: The value of a post that was delivered begins so; then come the digits of its key.
+CONFIRMED = b"confirmed:"
+#: That of one under way begins so; then come the digits, a colon, and who forwards it.
 BEGUN = b"begun:"
 #: How often a post looks whether the one that it retries has ended elsewhere.
 POLL_SECONDS = 0.1
@@ -72,17 +76,18 @@ class Commands:
         self, prefix: str, owner: bytes, begun_seconds: float, confirmed_seconds: float
     ) -> None:
         self._prefix = prefix.encode() + b":"
-        self.begun = BEGUN + owner
-        # Keys are of one length: what stands around them is made once.
-        mark = b"\0" * (len(self._prefix) + _DIGITS)
+        self._owner = owner
+        # Digits are so many each time: what stands around them is made once.
+        mark = b"\0" * _DIGITS
+        name, begun = self._prefix + mark, self.begun(mark)
         begun_ms = b"%d" % max(1, round(begun_seconds * 1e3))
         confirmed_ms = b"%d" % max(1, round(confirmed_seconds * 1e3))
-        self._begin = encode(b"SET", mark, self.begun, b"NX", b"PX", begun_ms).split(
-            mark
-        )
-        self._confirm = encode(b"SET", mark, CONFIRMED, b"PX", confirmed_ms).split(mark)
-        self._look = encode(b"GET", mark).split(mark)
-        self._release = encode(b"EVAL", _RELEASE, b"1", mark, self.begun).split(mark)
+        self._begin = encode(b"SET", name, begun, b"NX", b"PX", begun_ms).split(mark)
+        self._confirm = encode(
+            b"SET", name, self.confirmed(mark), b"PX", confirmed_ms
+        ).split(mark)
+        self._look = encode(b"GET", name).split(mark)
+        self._release = encode(b"EVAL", _RELEASE, b"1", name, begun).split(mark)
 
     def name(self, key: _Key) -> bytes:
         """What `key` is called: of a client there is nothing in it that can be read."""
@@ -92,28 +97,40 @@ class Commands:
         digest = sha256(lengths + user + (drain_token or b"") + frame_id)
         return self._prefix + digest.hexdigest()[:_DIGITS].encode()
 
+    def begun(self, name: bytes) -> bytes:
+        """The value of a post that this owner has begun."""
+        return b"%b%b:%b" % (BEGUN, name[-_DIGITS:], self._owner)
+
+    def begun_by_any(self, name: bytes) -> bytes:
+        """What the value of a post begins with that somebody has begun."""
+        return b"%b%b:" % (BEGUN, name[-_DIGITS:])
+
+    def confirmed(self, name: bytes) -> bytes:
+        """The value of a post that was delivered, by whomever."""
+        return CONFIRMED + name[-_DIGITS:]
+
     def begin(self, name: bytes) -> bytes:
         """OK, or nothing when there is something of that name."""
-        return name.join(self._begin)
+        return name[-_DIGITS:].join(self._begin)
 
     def look(self, name: bytes) -> bytes:
-        return name.join(self._look)
+        return name[-_DIGITS:].join(self._look)
 
     def confirm(self, name: bytes) -> bytes:
-        return name.join(self._confirm)
+        return name[-_DIGITS:].join(self._confirm)
 
     def release(self, name: bytes) -> bytes:
         """Only what this owner has begun goes; 1 then, else 0."""
-        return name.join(self._release)
+        return name[-_DIGITS:].join(self._release)
 
     def trials(self) -> list[Trial]:
         """Each of them once, but for `confirm`, with a key that does not stay."""
-        name = self.name((b"", None, b"trial," + self.begun))
+        name = self.name((b"", None, b"trial," + self._owner))
         return [
             Trial(self.release(name), (0, 1)),
             Trial(self.begin(name), (b"OK",)),
             Trial(encode(b"EVAL", _RELEASE, b"1", name, b"nobody"), (0,)),
-            Trial(self.look(name), (self.begun,)),
+            Trial(self.look(name), (self.begun(name),)),
             Trial(self.release(name), (1,)),
         ]
 
@@ -145,7 +162,7 @@ class Claim:
         if table.pipeline.is_usable:
             table.pipeline.send(table.commands.confirm(self._name), table.recorded)
         else:
-            table.recorded(None)
+            table.recorded(NoReply(LOST))
 
     def release(self) -> None:
         """It was not: its retry may be forwarded at once, wherever it arrives."""
@@ -165,25 +182,27 @@ class Claim:
                 self.release()
             else:
                 self._found(self)
+        elif reply is not None:
+            self._go_without(reply)
         elif self._asked is not None:
-            if reply is None:
-                table = self._table
-                table.pipeline.send(table.commands.look(self._name), self._seen)
-            else:
-                self._go_without(reply)
+            table = self._table
+            table.pipeline.send(table.commands.look(self._name), self._seen)
 
     def _seen(self, reply: Any) -> None:
-        if self._asked is None:
-            return
-        if reply == CONFIRMED:
+        commands = self._table.commands
+        if reply == commands.confirmed(self._name):
             self._found(None)
-        elif reply == self._table.commands.begun:
+        elif reply == commands.begun(self._name):
             # Ours, from a connection that was lost before it said so: had this
             # process the post under way, nobody would have asked.
             self._is_held = True
             self._found(self)
-        elif reply is None or (isinstance(reply, bytes) and reply.startswith(BEGUN)):
-            self._wait()
+        elif reply is None or (
+            isinstance(reply, bytes)
+            and reply.startswith(commands.begun_by_any(self._name))
+        ):
+            if self._asked is not None:
+                self._wait()
         else:
             self._go_without(reply)
 
@@ -196,8 +215,11 @@ class Claim:
             self._found(self)
 
     def _go_without(self, reply: Any) -> None:
-        self._table.not_told(reply)
-        self._found(self)
+        if self._asked is None:
+            self._table.give_up_after(reply)
+        else:
+            self._table.not_told(reply)
+            self._found(self)
 
     def _found(self, claim: "Claim | None") -> None:
         asked, self._asked = self._asked, None
@@ -285,28 +307,32 @@ class SharedRetries:
     def not_told(self, reply: Any) -> None:
         """A post goes without, since `reply` says nothing of it."""
         reason = self._reason(reply)
-        if isinstance(reply, hiredis.ReplyError):
-            # Of a key that somebody else has made something else of, the next post
-            # has nothing to fear.
-            if not str(reply).startswith("WRONGTYPE"):
-                self.pipeline.give_up(REFUSED, str(reply))
-        elif not isinstance(reply, bytes | NoReply):
-            self.pipeline.give_up(NONSENSE, NOT_REDIS)
+        self.give_up_after(reply)
         self.metrics.dedupe_unasked.add((reason,), 1)
 
     def recorded(self, reply: Any) -> None:
         """What came of telling that a post was delivered."""
         if reply != b"OK":
             self.metrics.dedupe_unrecorded += 1
-            self._give_up_if_refused(reply)
+            self.give_up_after(reply)
 
     def released(self, reply: Any) -> None:
         """What came of telling that one was not."""
-        self._give_up_if_refused(reply)
+        if reply not in (0, 1):
+            self.give_up_after(reply)
 
-    def _give_up_if_refused(self, reply: Any) -> None:
+    def give_up_after(self, reply: Any) -> None:
+        """
+        Give the connection up, for `reply` is none that its command can have: whatever
+        comes behind it may be of another command.
+        """
         if isinstance(reply, hiredis.ReplyError):
-            self.pipeline.give_up(REFUSED, str(reply))
+            # Of a key that somebody else has made something else of, the next post
+            # has nothing to fear.
+            if not str(reply).startswith("WRONGTYPE"):
+                self.pipeline.give_up(REFUSED, str(reply))
+        elif not isinstance(reply, NoReply):
+            self.pipeline.give_up(NONSENSE, NOT_REDIS)
 
     def _reason(self, reply: Any) -> str:
         if isinstance(reply, NoReply):

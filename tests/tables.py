@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from logiss.dedupe import SharedRetries
 from logiss.metrics import Metrics
-from logiss.pipeline import LOST, SLOW, NoReply
+from logiss.pipeline import LOST, NONSENSE, SLOW, NoReply
 from tests.fakes import Lines
 from tests.test_redis import commands_in
 
@@ -58,18 +58,25 @@ class FakeRedis:
 
 class FakePipeline:
     """
-    Commands reach Redis at once, replies come when the test lets them.
+    Commands reach Redis at once, replies come when the test lets them. As many as there
+    are: a command whose reply was swallowed has that of the next one, or none in time.
 
     @ivar given_up: why, each time that it was by its owner.
+    @ivar last: the reply before the next one.
+    @ivar is_trying: not usable yet, but there to be given up.
     """
 
-    def __init__(self, redis: FakeRedis) -> None:
+    def __init__(self, redis: FakeRedis, clock: Clock) -> None:
         self.redis = redis
-        self.is_usable = False
+        self.is_usable = self.is_trying = False
         self.given_up: list[str] = []
         self.commands = 0
+        self.last: Any = None
+        self._seconds = clock.seconds
         self._owner: Any = None
-        self._replies: deque[tuple[Any, Any]] = deque()
+        # Since when, and who waits.
+        self._waiting: deque[tuple[float, Any]] = deque()
+        self._replies: deque[Any] = deque()
 
     def start(self, owner: Any, trials: Any) -> None:
         self._owner = owner
@@ -86,23 +93,49 @@ class FakePipeline:
         if not self.is_usable:
             on_reply(NoReply(LOST))
         else:
-            self._replies.append((on_reply, self.redis.reply(command)))
+            self._waiting.append((self._seconds(), on_reply))
+            self._replies.append(self.redis.reply(command))
+
+    def insert(self, reply: Any) -> None:
+        """One reply too many, before all others."""
+        if self.is_usable:
+            self._replies.appendleft(reply)
+
+    def swallow(self) -> None:
+        """One too few."""
+        if self._replies:
+            self._replies.popleft()
 
     def turn(self) -> None:
         """All replies there are, and those to what is asked because of them."""
-        while self._replies:
-            on_reply, reply = self._replies.popleft()
-            on_reply(reply)
+        while self.has_reply:
+            self.turn_once()
+        if self._replies:
+            self.lose(NONSENSE)
+        elif self._waiting and self._seconds() >= self._waiting[0][0] + TIMEOUT_SECONDS:
+            self.lose(SLOW)
+
+    @property
+    def has_reply(self) -> bool:
+        """Whether somebody waits for what is there."""
+        return bool(self._waiting and self._replies)
+
+    def turn_once(self) -> None:
+        """One reply."""
+        self.last = self._replies.popleft()
+        self._waiting.popleft()[1](self.last)
 
     def lose(self, reason: str = SLOW) -> None:
         if self.is_usable:
             self.is_usable = False
             self._owner.pipeline_lost(reason)
-            while self._replies:
-                self._replies.popleft()[0](NoReply(reason))
+            self._replies.clear()
+            waiting, self._waiting = self._waiting, deque()
+            for _, on_reply in waiting:
+                on_reply(NoReply(reason))
 
     def give_up(self, reason: str, why: str) -> None:
-        if self.is_usable:
+        if self.is_usable or self.is_trying:
             self.given_up.append(why)
             self.lose(reason)
 
@@ -117,7 +150,7 @@ class Process:
     def __init__(self, clock: Clock, redis: FakeRedis, owner: bytes) -> None:
         self.lines = Lines()
         self.metrics = Metrics()
-        self.pipeline = FakePipeline(redis)
+        self.pipeline = FakePipeline(redis, clock)
         pipeline: Any = self.pipeline
         self.shared = SharedRetries(
             clock,

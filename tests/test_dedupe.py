@@ -1,8 +1,11 @@
 """The table of retried posts that a fleet shares: what it says, and what it may not."""
 
 import gzip
+from functools import partial
 from typing import Any
 
+from hiredis import ReplyError
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,8 +14,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.dedupe import (
-    BEGUN,
-    CONFIRMED,
     GRACE_SECONDS,
     PATIENCE,
     POLL_SECONDS,
@@ -21,6 +22,7 @@ from logiss.dedupe import (
 )
 from logiss.pipeline import LOST, SLOW
 from logiss.pool import NotDelivered
+from logiss.redis import NOT_REDIS
 from tests.fakes import outcome
 from tests.front import Connection, Front, request
 from tests.http_rows import BODY, FORWARDED
@@ -50,9 +52,13 @@ class DedupeTestCase(SynchronousTestCase):
             Process(self.clock, self.redis, owner) for owner in (b"a", b"b")
         )
         self.name = self.a.shared.commands.name(KEY)
+        self.confirmed = self.a.shared.commands.confirmed(self.name)
 
     def tearDown(self) -> None:
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def begun_by(self, process: Process) -> bytes:
+        return process.shared.commands.begun(self.name)
 
     def ask(self, process: Process) -> Deferred[Claim | None]:
         asked = process.shared.claim(KEY, self.clock.seconds())
@@ -102,16 +108,19 @@ class NameTests(SynchronousTestCase):
         """What is sent is what is meant, as Redis reads it."""
         commands = Commands("fleet", b"me", 6.0, 120.0)
         name = commands.name(KEY)
+        digits = name.removeprefix(b"fleet:")
         self.assertEqual(
             commands_in(commands.begin(name) + commands.confirm(name)),
             [
-                [b"SET", name, b"begun:me", b"NX", b"PX", b"6000"],
-                [b"SET", name, b"confirmed", b"PX", b"120000"],
+                [b"SET", name, b"begun:%b:me" % digits, b"NX", b"PX", b"6000"],
+                [b"SET", name, b"confirmed:%b" % digits, b"PX", b"120000"],
             ],
         )
         self.assertEqual(commands_in(commands.look(name)), [[b"GET", name]])
         ((word, _, keys, *rest),) = commands_in(commands.release(name))
-        self.assertEqual((word, keys, rest), (b"EVAL", b"1", [name, b"begun:me"]))
+        self.assertEqual(
+            (word, keys, rest), (b"EVAL", b"1", [name, b"begun:%b:me" % digits])
+        )
 
     def test_trials_leave_nothing(self) -> None:
         """What a connection is tried out with is gone when it is over."""
@@ -123,7 +132,7 @@ class NameTests(SynchronousTestCase):
         """Each process has a name of its own."""
         clock = Clock()
         owners = {
-            Process(clock, FakeRedis(clock), b"").shared.commands.begun
+            Process(clock, FakeRedis(clock), b"").shared.commands.begun(b"")
             for _ in range(10)
         }
         self.assertEqual(len(owners), 10)
@@ -144,7 +153,7 @@ class ClaimTests(DedupeTestCase):
         """What one could not deliver the other forwards at once."""
         self.claim(self.a).release()
         self.claim(self.b)
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"b")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.b))
 
     def test_under_way(self) -> None:
         """Who finds it under way waits, and shares the 200."""
@@ -163,7 +172,7 @@ class ClaimTests(DedupeTestCase):
         claim.release()
         self.wait(self.b)
         self.assertIsInstance(self.successResultOf(asked), Claim)
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"b")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.b))
 
     def test_dies(self) -> None:
         """
@@ -178,12 +187,12 @@ class ClaimTests(DedupeTestCase):
         (claim,) = result()
         self.assertGreater(self.clock.seconds(), 2)
         self.assertEqual(self.b.metrics.dedupe_overtaken, 1)
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"a")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.a))
         # What is not its own it does not take out.
         claim.release()
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"a")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.a))
         claim.confirm()
-        self.assertEqual(self.redis.value(self.name), CONFIRMED)
+        self.assertEqual(self.redis.value(self.name), self.confirmed)
 
     def test_name_goes(self) -> None:
         """What a dead process has begun is anybody's soon after it must have ended."""
@@ -199,7 +208,7 @@ class ClaimTests(DedupeTestCase):
         self.clock.advance(DELIVERY_SECONDS + GRACE_SECONDS)
         self.claim(self.b)
         late.release()
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"b")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.b))
         late.confirm()
         self.assertIsNone(self.successResultOf(self.ask(self.b)))
 
@@ -224,7 +233,7 @@ class ClaimTests(DedupeTestCase):
         asked = self.a.shared.claim(KEY, 0.0)
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"a")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.a))
         self.a.pipeline.turn()
         self.assertIsNone(self.redis.value(self.name))
         self.claim(self.a)
@@ -236,7 +245,7 @@ class ClaimTests(DedupeTestCase):
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
         self.b.pipeline.turn()
-        self.assertEqual(self.redis.value(self.name), BEGUN + b"a")
+        self.assertEqual(self.redis.value(self.name), self.begun_by(self.a))
 
 
 class OutageTests(DedupeTestCase):
@@ -309,41 +318,120 @@ class OutageTests(DedupeTestCase):
         self.assertEqual(self.a.pipeline.given_up, ["NOPERM"])
 
     def test_of_one_key(self) -> None:
-        """A key that is something else costs that post only."""
+        """A key that is something else, such as a list, costs that post only."""
+        look = self.a.shared.commands.look(self.name)
+        self.redis.values[self.name] = (b"", 1e9)
+        asked = self.a.shared.claim(KEY, self.clock.seconds())
+        plain = self.redis.reply
+
+        def wrong(command: bytes) -> Any:
+            is_look = command == look
+            return ReplyError("WRONGTYPE no string") if is_look else plain(command)
+
+        self.patch(self.redis, "reply", wrong)
+        self.a.pipeline.turn()
+        claim = self.successResultOf(asked)
+        assert claim is not None
+        self.assertEqual(self.unasked(self.a), {"refused": 1})
+        self.assertEqual(self.a.pipeline.given_up, [])
+        claim.confirm()
+        self.assertEqual(self.redis.value(self.name), self.confirmed)
+
+    def test_of_another_key(self) -> None:
+        """
+        A value that belongs to another key, or to none, is no duplicate and nobody to
+        wait for: who reads it trusts nothing of that connection any more.
+        """
         commands = self.a.shared.commands
-        for reply, reason in (
-            (b"hello", "nonsense"),
-            (None, "refused"),
+        other = commands.name(key(2))
+        for value in (
+            commands.confirmed(other),
+            commands.begun(other),
+            self.b.shared.commands.begun(other),
+            b"confirmed",
+            b"confirmed:",
+            self.confirmed + b"0",
+            b"begun:a",
+            b"hello",
+            b"",
         ):
-            self.redis.values[self.name] = (reply or b"", 1e9)
+            self.redis.values[self.name] = (value, 1e9)
+            asked = self.ask(self.a)
+            self.assertIsInstance(self.successResultOf(asked), Claim, value)
+            self.assertEqual(self.a.pipeline.given_up.pop(), NOT_REDIS, value)
+            self.a.pipeline.come_back()
+        self.assertEqual(self.unasked(self.a), {"nonsense": 9})
+
+    def test_stray(self) -> None:
+        """
+        After a reply too many a post that is only under way elsewhere reads that of one
+        that was delivered: it is forwarded, and is no duplicate.
+        """
+        name = self.a.shared.commands.name(key(2))
+        self.redis.values[name] = (self.a.shared.commands.confirmed(name), 1e9)
+        self.redis.values[self.name] = (self.begun_by(self.b), 1e9)
+        posts = [self.a.shared.claim(key(n), 0.0) for n in (2, 1)]
+        self.a.pipeline.insert(None)
+        self.a.pipeline.turn()
+        self.assertIsInstance(self.successResultOf(posts[1]), Claim)
+        self.assertEqual(self.a.pipeline.given_up, [NOT_REDIS])
+        self.wait(self.a)
+        self.assertIsInstance(self.successResultOf(posts[0]), Claim)
+
+    def test_impossible(self) -> None:
+        """
+        A reply that its command cannot have gives the connection up, whichever command
+        it is and whether anybody still waits.
+        """
+
+        def asked_and_left() -> None:
             asked = self.a.shared.claim(KEY, self.clock.seconds())
-            if reply is None:
-                plain = self.redis.reply
+            asked.cancel()
+            self.failureResultOf(asked, CancelledError)
 
-                def wrong(command: bytes, plain: Any = plain) -> Any:
-                    if command == commands.look(self.name):
-                        self.redis.refusal = "WRONGTYPE no string"
-                    said = plain(command)
-                    self.redis.refusal = ""
-                    return said
+        def looked_and_left() -> None:
+            self.redis.values[self.name] = (self.begun_by(self.b), 1e9)
+            asked = self.a.shared.claim(KEY, self.clock.seconds())
+            self.a.pipeline.turn_once()
+            asked.cancel()
+            self.failureResultOf(asked, CancelledError)
 
-                self.patch(self.redis, "reply", wrong)
-            self.a.pipeline.turn()
-            claim = self.successResultOf(asked)
-            assert claim is not None
-            self.assertEqual(self.unasked(self.a)[reason], 1)
-            self.assertEqual(self.a.pipeline.given_up, [])
-            claim.confirm()
-            self.assertEqual(self.redis.value(self.name), CONFIRMED)
+        def ended(end: str) -> None:
+            getattr(self.claim(self.a), end)()
+
+        for begin, possible in (
+            (asked_and_left, (b"OK", None)),
+            (looked_and_left, (None,)),
+            (partial(ended, "confirm"), (b"OK",)),
+            (partial(ended, "release"), (0, 1)),
+        ):
+            for reply in (b"OK", b"QUEUED", None, 0, 1, 2, [], [b"OK"]):
+                begin()
+                self.a.pipeline.swallow()
+                self.a.pipeline.insert(reply)
+                self.a.pipeline.turn()
+                expected = [] if reply in possible else [NOT_REDIS]
+                self.assertEqual(self.a.pipeline.given_up, expected, (begin, reply))
+                self.a.pipeline.given_up.clear()
+                self.a.pipeline.lose()
+                self.a.pipeline.come_back()
+                self.redis.values.clear()
+
+    def test_unrecorded_does_not_disturb(self) -> None:
+        """What cannot be told while Redis is away ends no attempt to come back."""
+        claim = self.claim(self.a)
+        self.a.pipeline.lose()
+        self.a.pipeline.is_trying = True
+        claim.confirm()
+        self.assertEqual(self.a.metrics.dedupe_unrecorded, 1)
+        self.assertEqual(self.a.pipeline.given_up, [])
 
     def test_nonsense(self) -> None:
         """A reply that is none of Redis's gives the connection up."""
         self.patch(self.redis, "reply", lambda command: 7)
         self.claim(self.a)
         self.assertEqual(self.unasked(self.a), {"nonsense": 1})
-        self.assertEqual(
-            self.a.pipeline.given_up, ["its replies are not those of Redis"]
-        )
+        self.assertEqual(self.a.pipeline.given_up, [NOT_REDIS])
 
     def test_lines(self) -> None:
         """One line when it begins and one when it ends, not one for each post."""
@@ -433,8 +521,8 @@ class FrontTests(FrontTestCase):
         self.assertEqual(self.forwarded(self.a), 1)
         self.deliver(self.a)
         self.check(first, 200)
-        (value,) = self.redis.values.values()
-        self.assertEqual(value[0], CONFIRMED)
+        ((name, (value, _)),) = self.redis.values.items()
+        self.assertEqual(value, self.a.shared.commands.confirmed(name))
 
     def test_elsewhere(self) -> None:
         """A retry to the other process is a duplicate there, and not forwarded."""
@@ -562,11 +650,55 @@ class StockFrontTests(FrontTests):
     site = "stock"
 
 
+class StrayTests(SynchronousTestCase):
+    """Replies too many or too few, in the middle of posts of all kinds."""
+
+    @hypothesis_settings(max_examples=300, deadline=None)
+    @given(
+        kinds=st.lists(
+            st.sampled_from(["new", "under way", "delivered"]), min_size=2, max_size=6
+        ),
+        turns=st.lists(
+            st.sampled_from(["reply", "swallow", "repeat", "OK", "nothing"]),
+            max_size=12,
+        ),
+    )
+    def test_no_duplicate(self, kinds: list[str], turns: list[str]) -> None:
+        """Whichever they are: who is called a duplicate was delivered."""
+        clock = Clock()
+        redis = FakeRedis(clock)
+        process, other = (Process(clock, redis, owner) for owner in (b"a", b"b"))
+        commands, pipeline = other.shared.commands, process.pipeline
+        for number, kind in enumerate(kinds):
+            name = commands.name(key(number))
+            if kind != "new":
+                is_delivered = kind == "delivered"
+                value = (commands.confirmed if is_delivered else commands.begun)(name)
+                redis.values[name] = (value, 1e9)
+        asked = [process.shared.claim(key(n), 0.0) for n in range(len(kinds))]
+        for turn in turns:
+            match turn:
+                case "reply" if pipeline.has_reply:
+                    pipeline.turn_once()
+                case "swallow":
+                    pipeline.swallow()
+                case "repeat":
+                    pipeline.insert(pipeline.last)
+                case "OK" | "nothing":
+                    pipeline.insert(b"OK" if turn == "OK" else None)
+        while clock.seconds() < PATIENCE * DELIVERY_SECONDS:
+            pipeline.turn()
+            clock.advance(TIMEOUT_SECONDS)
+        for kind, post in zip(kinds, asked, strict=True):
+            if self.successResultOf(post) is None:
+                self.assertEqual(kind, "delivered")
+
+
 class FleetMachine(RuleBasedStateMachine):
     """
-    Three processes and a Redis that forgets, refuses, hangs and comes back, while
-    processes die and time passes: whatever is called a duplicate was delivered, and
-    nobody waits for longer than they may.
+    Three processes and a Redis that forgets, refuses, hangs, says one thing too many or
+    too few and comes back, while processes die and time passes: whatever is called a
+    duplicate was delivered, and nobody waits for longer than they may.
     """
 
     def __init__(self) -> None:
@@ -610,6 +742,26 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(refusal=st.sampled_from(["", "OOM", "READONLY", "WRONGTYPE"]))
     def refuses(self, refusal: str) -> None:
         self.redis.refusal = refusal
+
+    @rule(which=st.integers(0, 2))
+    def swallows(self, which: int) -> None:
+        """One reply does not come: from here on each is that of the next command."""
+        self.processes[which].pipeline.swallow()
+
+    @rule(
+        which=st.integers(0, 2),
+        reply=st.sampled_from([b"OK", None, 0, 1, 7, b"", b"confirmed", [], "no"]),
+    )
+    def inserts(self, which: int, reply: Any) -> None:
+        """One is too many: from here on each is that of the command before."""
+        self.processes[which].pipeline.insert(reply)
+
+    @rule(which=st.integers(0, 2), number=st.integers(0, 2))
+    def repeats(self, which: int, number: int) -> None:
+        """The one too many is what is true of some post."""
+        process = self.processes[which]
+        name = process.shared.commands.name(key(number))
+        process.pipeline.insert(self.redis.value(name))
 
     @rule()
     def forgets(self) -> None:
@@ -675,7 +827,8 @@ class FleetMachine(RuleBasedStateMachine):
             if claim is None:
                 assert number in self.delivered
                 age = self.clock.seconds() - self.delivered[number]
-                assert age <= REMEMBERED_SECONDS, age
+                # What is said too late was true when it was said.
+                assert age <= REMEMBERED_SECONDS + TIMEOUT_SECONDS, age
             else:
                 assert isinstance(claim, Claim), claim
                 self.open.append((process, number, claim))
