@@ -151,20 +151,31 @@ class _Connection(TwistedProtocol):
             transport.write(b"".join(outgoing))
 
     def dataReceived(self, data: bytes) -> None:
-        try:
-            self._reader.feed(data)
-            self._partial_bytes += len(data)
-            while (reply := self._reader.gets()) is not _NO_MORE:
-                self._partial_bytes = 0
-                if not self._unanswered:
-                    self.give_up(NONSENSE, NOT_REDIS)
-                    return
-                self._unanswered.popleft()[2](reply)
-        except hiredis.ProtocolError as e:
-            self.give_up(NONSENSE, f"what it sends is not Redis's protocol: {e}")
+        self._partial_bytes += len(data)
+        reply = self._next_reply(data)
+        while reply is not _NO_MORE:
+            self._partial_bytes = 0
+            if not self._unanswered:
+                self.give_up(NONSENSE, NOT_REDIS)
+                return
+            self._unanswered.popleft()[2](reply)
+            reply = self._next_reply()
         if self._partial_bytes > REPLY_BYTES_MAX:
             self.give_up(NONSENSE, NOT_REDIS)
         self._look_whether_idle()
+
+    def _next_reply(self, data: bytes = b"") -> Any:
+        """The next of those that are whole, once `data` has come, too."""
+        try:
+            if data:
+                self._reader.feed(data)
+            return self._reader.gets()
+        except hiredis.ProtocolError as e:
+            self.give_up(NONSENSE, f"what it sends is not Redis's protocol: {e}")
+        except Exception:
+            # As of a map whose key is a list, which no Python object can be.
+            self.give_up(NONSENSE, NOT_REDIS)
+        return _NO_MORE
 
     def _look(self) -> None:
         """Whether the oldest has waited for too long."""

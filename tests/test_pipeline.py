@@ -20,7 +20,7 @@ from logiss.pipeline import (
     encode,
     retry_seconds,
 )
-from logiss.redis import REDIS_SECONDS
+from logiss.redis import NOT_REDIS, REDIS_SECONDS
 from logiss.variables import MASK, RedisURL
 from tests.fakes import outcome
 from tests.test_redis import FakeEndpoint, Server
@@ -240,6 +240,30 @@ class GivenUpTests(PipelineTestCase):
                 self.assertIn(why, self.said.pop())
                 self.assertFalse(server.is_connected)
                 self.clock.advance(RETRY_SECONDS_MAX)
+
+    def test_unreadable(self) -> None:
+        """What hiredis can make no object of is nonsense, and nothing else breaks."""
+        server = self.usable()
+        self.send()
+        self.send()
+        self.turn()
+        server.reply(b"%1\r\n*0\r\n:1\r\n+OK\r\n")
+        self.assertEqual(self.reasons(), ["nonsense"] * 2)
+        self.assertEqual(self.said.pop(), NOT_REDIS)
+        self.assertFalse(self.pipeline.is_usable)
+
+    def test_errors_of_owners(self) -> None:
+        """What breaks in who has a reply is not called nonsense."""
+        server = self.usable()
+
+        def broken(reply: Any) -> None:
+            raise ZeroDivisionError
+
+        self.pipeline.send(GET, broken)
+        self.turn()
+        with self.assertRaises(ZeroDivisionError):
+            server.reply(b"+OK\r\n")
+        self.assertTrue(self.pipeline.is_usable)
 
     def test_by_its_owner(self) -> None:
         """Whoever has read a reply says that it is of no use."""
