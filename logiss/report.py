@@ -214,7 +214,9 @@ def _totals(facts: Facts) -> dict[str, Any]:
         "frames_received": metrics.frames_received,
         "frames_delivered": metrics.frames_delivered,
         "frames_failed": metrics.frames_failed,
-        "duplicates": metrics.posts_joined + metrics.posts_remembered,
+        "duplicates": metrics.posts_joined
+        + metrics.posts_remembered
+        + metrics.posts_known_elsewhere,
         "reconnects": sum(max(0, f.link.connects - 1) for f in facts.links)
         + sum(f.reconnects for f in facts.ended_links),
         "payloads_replayed": metrics.payloads_replayed,

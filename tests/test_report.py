@@ -214,8 +214,13 @@ class NumbersTests(SynchronousTestCase):
         self.assertEqual(report(facts(), one)["last_minute"]["posts_delivered"], 0)
 
     def test_totals(self) -> None:
-        """By code, those delivered too."""
-        metrics = Metrics(posts_succeeded=7, posts_joined=1, posts_remembered=2)
+        """By code, those delivered too; duplicates however they were known."""
+        metrics = Metrics(
+            posts_succeeded=7,
+            posts_joined=1,
+            posts_remembered=2,
+            posts_known_elsewhere=4,
+        )
         metrics.posts_failed_by_code[504] = 3
         case = facts(
             metrics=metrics,
@@ -223,7 +228,7 @@ class NumbersTests(SynchronousTestCase):
         )
         totals = report(case, lately())["totals"]
         self.assertEqual(totals["posts_by_code"], {"200": 7, "504": 3})
-        self.assertEqual(totals["duplicates"], 3)
+        self.assertEqual(totals["duplicates"], 7)
         self.assertEqual(totals["reconnects"], 3)
 
     def test_connections(self) -> None:
