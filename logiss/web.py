@@ -426,8 +426,22 @@ class LogsResource(Resource):
     def _claim(
         self, shared: SharedRetries, attempt: Attempt, post: _Serving, body: bytes
     ) -> None:
-        """Go on once it is known whether another process has delivered `post`."""
+        """
+        Go on once it is known whether another process has delivered `post`. Its body
+        stays in memory for so long, and has to have its room for that.
+        """
+        ask = partial(self._ask, shared, attempt, post, body)
+        if post.is_arriving or post.reserved_bytes:
+            ask()
+        elif self.budget.try_reserve(len(body)):
+            post.reserved_bytes = len(body)
+            ask()
+        else:
+            self._wait_for_room(post, len(body), ask)
 
+    def _ask(
+        self, shared: SharedRetries, attempt: Attempt, post: _Serving, body: bytes
+    ) -> None:
         def answered(claim: Claim | None) -> None:
             post.waiting = None
             attempt.claim = claim
@@ -437,9 +451,6 @@ class LogsResource(Resource):
             else:
                 self._take_in(post, body)
 
-        if not post.reserved_bytes:
-            # It is there already, and stays for so long.
-            self._hold(post, len(body))
         waiting = shared.claim(attempt.key, post.received_at)
         post.waiting = cast("Deferred[None]", waiting)
         waiting.addCallback(answered).addErrback(self._failed, post)

@@ -649,6 +649,41 @@ class StockFrontTests(FrontTests):
 
     site = "stock"
 
+    def test_room(self) -> None:
+        """Only a body that has room is held while Redis is asked; others wait first."""
+        front = self.fronts[self.a]
+        budget, most = front.logs.budget, front.settings.max_inflight_bytes
+        taken = most - len(BODY)
+        self.successResultOf(budget.reserve(taken, 1))
+        connections = [
+            self.post(self.a, Logplex_Frame_Id=f"{n:032x}") for n in range(3)
+        ]
+        self.assertEqual(self.a.pipeline.commands, 1)
+        self.assertEqual(budget.reserved_bytes, most)
+        budget.release(taken)
+        self.assertEqual(self.a.pipeline.commands, 3)
+        self.a.pipeline.turn()
+        for waiter in front.deliverer.waiters:
+            waiter.callback(None)
+        self.a.pipeline.turn()
+        for connection in connections:
+            self.check(connection, 200)
+
+    def test_no_room(self) -> None:
+        """Without room in its time a post asks nobody, and leaves no name."""
+        front = self.fronts[self.a]
+        most = front.settings.max_inflight_bytes
+        self.successResultOf(front.logs.budget.reserve(most, 1))
+        late, gone = (
+            self.post(self.a, Logplex_Frame_Id=digit * 32) for digit in ("a", "b")
+        )
+        gone.hang_up()
+        self.clock.advance(DELIVERY_SECONDS)
+        self.check(late, 503)
+        front.logs.budget.release(most)
+        self.assertEqual(self.a.pipeline.commands, 0)
+        self.assertEqual(len(front.logs.retries), 0)
+
 
 class StrayTests(SynchronousTestCase):
     """Replies too many or too few, in the middle of posts of all kinds."""
