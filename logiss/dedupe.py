@@ -274,6 +274,11 @@ class SharedRetries:
         self._is_lost = self._was_usable = False
         self._unasked_before = 0
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a post that came now would ask."""
+        return self.pipeline.is_usable
+
     def start(self) -> None:
         """Connect; until that has succeeded posts go without."""
         self._lost_at = self.clock.seconds()

@@ -71,6 +71,8 @@ LEFT_POLL_SECONDS = 0.05
 GOODBYE_SECONDS = 1.0
 #: How long the readers of the status page may take to read the end of it.
 ADMIN_GOODBYE_SECONDS = 0.2
+#: How long a new worker may be kept from its clients by a Redis that is gone.
+TABLE_SECONDS = 2.0
 #: Nobody has to send a body there.
 ADMIN_BODY_BYTES = 1024
 
@@ -430,6 +432,7 @@ class LogissService(Service):
         self._summed = (0, 0)
         self._has_left = False
         self._pauses = 0
+        self._began_at = reactor.seconds()
 
     def startService(self) -> None:
         """
@@ -456,12 +459,23 @@ class LogissService(Service):
 
     @property
     def is_prepared(self) -> bool:
-        """Whether a post that came now could be delivered."""
+        """
+        Whether a post that came now could be delivered, and known for a retry. The
+        table of retried posts is waited for, but not for long: no post needs it.
+        """
         usable = self.forwarder.pool.connected
-        return usable > 0 and self.admission.credentials.is_loaded
+        is_able = usable > 0 and self.admission.credentials.is_loaded
+        return is_able and not self._awaits_table
+
+    @property
+    def _awaits_table(self) -> bool:
+        if self._shared is None or self._shared.is_usable:
+            return False
+        return self._reactor.seconds() < self._began_at + TABLE_SECONDS
 
     def _begin(self) -> None:
         super().startService()
+        self._began_at = self._reactor.seconds()
         if self._admin is not None:
             self._admin.startService()
             port = self._admin.address.port

@@ -16,8 +16,9 @@ from logiss import service
 from logiss.drain import Drain
 from logiss.facts import Clients as ConnectedClients
 from logiss.proxied import ProxiedFactory
-from logiss.service import LEFT_POLL_SECONDS, LogissService
+from logiss.service import LEFT_POLL_SECONDS, TABLE_SECONDS, LogissService
 from logiss.site import ChannelSite, Clients, LogsSite
+from logiss.variables import RedisURL
 from tests.fakes import Lines, outcome
 from tests.front import Front, HTTPAnswer, parse_answers, request
 from tests.http_rows import BODY
@@ -410,6 +411,23 @@ class HouseTests(SynchronousTestCase):
         self.assertTrue(house.is_prepared)
         house.admission.credentials.is_loaded = False
         self.assertFalse(house.is_prepared)
+
+    def test_awaits_table(self) -> None:
+        """With the table of retried posts, unless that takes too long."""
+        for is_soon in (True, False):
+            house = self.house(dedupe_redis=True, redis_url=RedisURL("127.0.0.1"))
+            pool: Any = SimpleNamespace(connected=1)
+            house.forwarder.pool = pool
+            shared: Any = SimpleNamespace(is_usable=False)
+            house._shared = shared
+            self.assertFalse(house.is_prepared)
+            self.reactor.advance(TABLE_SECONDS - 0.01)
+            self.assertFalse(house.is_prepared)
+            if is_soon:
+                shared.is_usable = True
+            else:
+                self.reactor.advance(0.02)
+            self.assertTrue(house.is_prepared)
 
     def leave(self, house: LogissService, within_seconds: float = 60.0) -> Any:
         return outcome(Deferred.fromCoroutine(house.leave(within_seconds)))
