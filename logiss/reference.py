@@ -871,9 +871,9 @@ is well again. At most a quarter of ``DELIVERY_TIMEOUT``. Not in log-iss.
         """
 What the keys of the table begin with; a colon and 32 hex digits follow. Instances that
 share a table have the same; fleets that share a Redis, but are not to know of each
-other, have different ones. So must instances with a different ``FORWARD_DEST``: what was
-delivered to one collector would count as delivered to the other, which is a loss. Not in
-log-iss.
+other, have different ones. So must instances with a different ``FORWARD_DEST``: what
+was delivered to one collector would count as delivered to the other, which is a loss.
+Not in log-iss.
 """,
         type="text, at most 64 printable ASCII characters without spaces",
         examples=("logs-eu:dedupe",),
