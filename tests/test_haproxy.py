@@ -27,6 +27,8 @@ RIGHT = {
 MAX_REWRITE = 1024
 #: A usual large post of a drain.
 POST_BYTES = 100 * 1024
+#: After which logplex and log-shuttle give up.
+SENDER_SECONDS = 5.0
 #: What an answer may take beyond the delivery timeout.
 GRACE_SECONDS = 1.0
 
@@ -95,6 +97,20 @@ class ConfigurationTests(SynchronousTestCase):
         by_default = settings.read(RIGHT).delivery_timeout_seconds
         asked = float(asked_for()["DELIVERY_TIMEOUT"])
         self.assertGreaterEqual(server, max(by_default, asked) + GRACE_SECONDS)
+
+    def test_queue(self) -> None:
+        """
+        A post waits in HAProxy no shorter than it would in logiss, and is answered
+        before its sender gives up.
+        """
+        queue = seconds_of(TEXT, "timeout queue")
+        self.assertEqual(queue, float(asked_for()["DELIVERY_TIMEOUT"]))
+        self.assertLess(queue, SENDER_SECONDS)
+
+    def test_stats_have_room(self) -> None:
+        """All clients together leave connections for those who ask the stats."""
+        (posts,) = [s for s in section("frontend posts") if s.startswith("maxconn ")]
+        self.assertLess(int(posts.split()[1]), whole("maxconn"))
 
     def test_deadlines(self) -> None:
         """Clients have the time that logiss gives them, and connections are kept."""
