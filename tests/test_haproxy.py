@@ -27,6 +27,8 @@ RIGHT = {
 MAX_REWRITE = 1024
 #: A usual large post of a drain.
 POST_BYTES = 100 * 1024
+#: After which logplex and log-shuttle give up.
+SENDER_SECONDS = 5.0
 #: What an answer may take beyond the delivery timeout.
 GRACE_SECONDS = 1.0
 
@@ -95,6 +97,20 @@ class ConfigurationTests(SynchronousTestCase):
         by_default = settings.read(RIGHT).delivery_timeout_seconds
         asked = float(asked_for()["DELIVERY_TIMEOUT"])
         self.assertGreaterEqual(server, max(by_default, asked) + GRACE_SECONDS)
+
+    def test_queue(self) -> None:
+        """
+        A post waits in HAProxy no shorter than it would in logiss, and is answered
+        before its sender gives up.
+        """
+        queue = seconds_of(TEXT, "timeout queue")
+        self.assertEqual(queue, float(asked_for()["DELIVERY_TIMEOUT"]))
+        self.assertLess(queue, SENDER_SECONDS)
+
+    def test_stats_have_room(self) -> None:
+        """All clients together leave connections for those who ask the stats."""
+        (posts,) = [s for s in section("frontend posts") if s.startswith("maxconn ")]
+        self.assertLess(int(posts.split()[1]), whole("maxconn"))
 
     def test_deadlines(self) -> None:
         """Clients have the time that logiss gives them, and connections are kept."""
@@ -188,6 +204,66 @@ class ScriptTests(SynchronousTestCase):
             (done.returncode, done.stderr),
             (1, "rolling-restart: give a command, and the servers behind it\n"),
         )
+
+    def _restarted(
+        self, *seen: str | None, server: str = SERVERS[0], patience: str = "1"
+    ) -> list[str]:
+        """
+        What it says of a server that is restarted.
+
+        @param seen: the answers to its looks, in order, the last again and again; None
+            is none.
+        """
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        for number, one in enumerate(seen):
+            if one is not None:
+                table = f"# pxname,svname,chkdown,status\nready,{SERVERS[0]},{one}\n"
+                (folder / str(number)).write_text(table)
+        curl = folder / "curl"
+        curl.write_text(
+            "#!/bin/sh\n"
+            f"cd {folder}; read -r n < next\n"
+            f"[ $n = {len(seen) - 1} ] || echo $((n + 1)) > next\n"
+            "cat $n 2> /dev/null || exit 7\n"
+        )
+        curl.chmod(0o755)
+        (folder / "next").write_text("0\n")
+        done = subprocess.run(
+            [SCRIPT, "true", server],
+            env={"PATH": f"{folder}:{os.environ['PATH']}", "PATIENCE": patience},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        return (done.stdout + done.stderr).splitlines()
+
+    def test_recovered(self) -> None:
+        """
+        A server of which one check had failed when it was told to restart has not
+        been restarted because that check has recovered.
+        """
+        said = self._restarted("0,UP 2/3", "0,UP 2/3", "0,UP")
+        self.assertEqual(said[0], "logiss-1: restarting")
+        self.assertIn("logiss-1: did not go down for HAProxy", said[1])
+        gone = ("0,UP 1/3", "0,DOWN", "1,DOWN", "1,DOWN 1/2", "1,UP")
+        said = self._restarted("0,UP 2/3", "0,UP 2/3", *gone, patience="30")
+        self.assertEqual(said, ["logiss-1: restarting", "logiss-1: takes posts"])
+
+    def test_no_answer(self) -> None:
+        """
+        HAProxy that does not answer is not one that does not know the server, and one
+        look in vain is none of a server that is away.
+        """
+        silent = "rolling-restart: HAProxy does not answer at http://127.0.0.1:8404;"
+        for seen in ((None,), ("0,UP", None), ("0,UP", "0,UP", None)):
+            self.assertIn(silent, self._restarted(*seen)[-1])
+        said = self._restarted("0,UP", server="logiss-9")
+        self.assertIn("logiss-9: HAProxy knows no such server in ready", said[0])
+        said = self._restarted(
+            "0,UP", "0,UP", None, "1,DOWN", None, "1,UP", patience="30"
+        )
+        self.assertEqual(said, ["logiss-1: restarting", "logiss-1: takes posts"])
 
     def test_variables(self) -> None:
         """Its comment has the defaults that it takes, and the stats are there."""

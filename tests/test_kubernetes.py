@@ -200,6 +200,19 @@ class BuiltTests(SynchronousTestCase):
             {namespace for _, namespace, _ in production},
         )
 
+    def test_canary_deleted(self) -> None:
+        """What deletes it by its label deletes all that it is, and nothing else."""
+        deletes = "kubectl -n logiss delete deployment,configmap -l track=canary\n"
+        self.assertIn(f"\n    {deletes}", (ROOT / "docs" / "fleet.rst").read_text())
+        overlay = KUBERNETES / "overlays" / "canary" / "kustomization.yaml"
+        self.assertIn(f"\n#   {deletes}", overlay.read_text())
+        tracks = {
+            name: {m["metadata"].get("labels", {}).get("track") for m in built(name)}
+            for name in OVERLAYS
+        }
+        self.assertEqual(tracks["canary"], {"canary"})
+        self.assertNotIn("canary", tracks["production"])
+
     def test_only_pods_differ(self) -> None:
         """The pods of both are the same but for image, configuration and track."""
         texts = []

@@ -26,19 +26,25 @@ stop() {
     exit 1
 }
 
-# How often the checks of a server have failed for good so far, and what it is now.
+# How often the checks of a server have failed for good so far, and what it is now, as
+# "0 UP" or "0 UP 2/3"; nothing of one that HAProxy does not know. Fails when HAProxy
+# does not answer.
 look() {
-    curl --silent --show-error --fail --max-time 5 "$stats/;csv" |
-        awk -F, -v backend="$backend" -v server="$1" '
-            NR == 1 { sub(/^# /, ""); for (i = 1; i <= NF; i++) at[$i] = i }
-            $1 == backend && $2 == server { print $at["chkdown"], $at["status"] }
-        '
+    table=$(curl --silent --show-error --fail --max-time 5 "$stats/;csv") || return 1
+    printf '%s\n' "$table" | awk -F, -v backend="$backend" -v server="$1" '
+        NR == 1 { sub(/^# /, ""); for (i = 1; i <= NF; i++) at[$i] = i }
+        $1 == backend && $2 == server { print $at["chkdown"], $at["status"] }
+    '
+}
+
+silent() {
+    stop "HAProxy does not answer at $stats; is it full (maxconn), or elsewhere (STATS)?"
 }
 
 # None of them is away by itself.
 all_up() {
     for one; do
-        seen=$(look "$one")
+        seen=$(look "$one") || silent
         [ -n "$seen" ] || stop "$one: HAProxy knows no such server in $backend; look at $stats"
         # "UP 2/3" is one of which a check has failed.
         case ${seen#* } in
@@ -55,13 +61,16 @@ shift
 for server; do
     # One less than all of them is what is meant to be away.
     all_up "$@"
-    before=$(look "$server")
+    before=$(look "$server") || silent
+    before=${before%% *}
     echo "$server: restarting"
     sh -c "$restart" rolling-restart "$server" || stop "$server: the command has failed"
     deadline=$(($(date +%s) + patience))
-    while now=$(look "$server"); [ "${now% *}" = "${before% *}" ] || [ "${now#* }" != UP ]; do
+    # One look in vain is no reason to leave it: the next may not be.
+    while now=$(look "$server") || now=; [ "${now%% *}" = "$before" ] || [ "${now#* }" != UP ]; do
         if [ "$(date +%s)" -ge "$deadline" ]; then
-            [ "${now% *}" != "${before% *}" ] ||
+            [ -n "$now" ] || silent
+            [ "${now%% *}" != "$before" ] ||
                 stop "$server: did not go down for HAProxy; give it a longer DRAIN_DELAY"
             stop "$server: is ${now#* }, and has not come back in $patience s"
         fi

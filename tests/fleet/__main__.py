@@ -40,6 +40,10 @@ class Round:
     @ivar changes: of haproxy.cfg.
     @ivar variables: in place of those that it asks for.
     @ivar has_redis: whether they share a table of the posts that they know.
+    @ivar hits: how many instances are killed or halted, where nothing else may cost
+        posts. Each has at most one of every drain.
+    @ivar without_table: the name of the same round without a table, which has to have
+        more messages that came twice.
     """
 
     name: str
@@ -49,8 +53,23 @@ class Round:
     changes: Mapping[str, str] = {}
     variables: Mapping[str, str] = VARIABLES
     has_redis: bool = False
+    hits: int | None = None
+    without_table: str = ""
+
+    def problems(self, outcome: Outcome) -> list[str]:
+        """What must not be in it by itself."""
+        found = outcome.problems(self.is_quiet)
+        unanswered = outcome.tries - outcome.answers[200]
+        if self.hits is not None and unanswered > self.hits * self.shape.drains:
+            found.append(
+                f"{unanswered} posts not answered 200, with {self.shape.drains} drains"
+                f" and {self.hits} hits"
+            )
+        return found
 
 
+_KILLED = "SIGKILL of each, 3 times"
+_HALTED = "SIGSTOP of one, then SIGCONT"
 ROUNDS = (
     Round("rolling restart, 3 times", lambda f: rounds.rolling(f, 3), True),
     Round(
@@ -61,10 +80,11 @@ ROUNDS = (
     ),
     Round("SIGHUP to all at once, 5 times", lambda f: rounds.renew(f, 5), True),
     Round(
-        "SIGKILL of each, 3 times",
+        _KILLED,
         lambda f: rounds.kill(f, servers=SERVERS * 3),
         False,
         _BUSY,
+        hits=len(SERVERS) * 3,
     ),
     Round(
         "the same without ``empty-response``",
@@ -72,6 +92,7 @@ ROUNDS = (
         False,
         _BUSY,
         NO_SECOND_DELIVERY,
+        hits=len(SERVERS) * 3,
     ),
     Round(
         "SIGKILL with ``DEDUPE_REDIS=1``",
@@ -79,10 +100,18 @@ ROUNDS = (
         False,
         _BUSY,
         has_redis=True,
+        hits=len(SERVERS) * 3,
+        without_table=_KILLED,
     ),
-    Round("SIGSTOP of one, then SIGCONT", rounds.halt, False, _BUSY),
+    Round(_HALTED, rounds.halt, False, _BUSY, hits=1),
     Round(
-        "the same with ``DEDUPE_REDIS=1``", rounds.halt, False, _BUSY, has_redis=True
+        "the same with ``DEDUPE_REDIS=1``",
+        rounds.halt,
+        False,
+        _BUSY,
+        has_redis=True,
+        hits=1,
+        without_table=_HALTED,
     ),
 )
 
@@ -113,6 +142,22 @@ def line(name: str, outcome: Outcome) -> str:
     return "  ".join([name.ljust(_NAME_WIDTH), *cells])
 
 
+def not_fewer(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """
+    The rounds in which a table has not made less of what came twice.
+
+    @param outcomes: of the rounds that were played, by their names.
+    """
+    return [
+        f"{one.name}: {outcomes[one.name].again} messages arrived again, and"
+        f" {outcomes[one.without_table].again} without a table"
+        for one in ROUNDS
+        if one.name in outcomes
+        and one.without_table in outcomes
+        and outcomes[one.name].again >= outcomes[one.without_table].again
+    ]
+
+
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -130,6 +175,7 @@ def main() -> int:
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores")
     print(heading(), flush=True)
     problems = []
+    outcomes: dict[str, Outcome] = {}
     for one in ROUNDS:
         if options.only not in one.name:
             continue
@@ -139,7 +185,9 @@ def main() -> int:
         with running(one.variables, one.changes, one.shape, one.has_redis) as fleet:
             outcome = one.play(fleet)
         print(line(one.name, outcome), flush=True)
-        problems += [f"{one.name}: {why}" for why in outcome.problems(one.is_quiet)]
+        outcomes[one.name] = outcome
+        problems += [f"{one.name}: {why}" for why in one.problems(outcome)]
+    problems += not_fewer(outcomes)
     for problem in problems:
         print(f"fleet: {problem}", file=sys.stderr)
     return int(bool(problems))

@@ -42,6 +42,7 @@ _ELSEWHERE = {
     "    chroot /var/lib/haproxy\n": "",
     "log /dev/log local0": "log stdout format raw local0",
     "maxconn 10000": "maxconn 400",
+    "maxconn 9900": "maxconn 390",
 }
 
 

@@ -3,6 +3,10 @@ Four logiss, and who starts them again when they have ended.
 
 As systemd does it with the unit of deploy/systemd: whoever has ended with 0 was told
 to, as by a restart, and is started anew at once; whoever has fallen is after a pause.
+
+But for its socket: each binds its port itself, as without ``logiss.socket``. Whoever
+connects to one that has gone is refused at once, where systemd would let him wait for
+the next.
 """
 
 import os

@@ -79,7 +79,7 @@ class Fleet:
     @property
     def drains(self) -> int:
         """How many post at the same time."""
-        return self._shape.keeping + self._shape.connecting
+        return self._shape.drains
 
     def _poster(self, ledger: Ledger) -> Poster:
         self._posters += 1

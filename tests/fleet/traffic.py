@@ -41,6 +41,11 @@ class Shape:
     connecting: int = 2
     pause_seconds: float = 0.04
 
+    @property
+    def drains(self) -> int:
+        """How many post at the same time."""
+        return self.keeping + self.connecting
+
 
 @define
 class Outcome:
@@ -172,10 +177,9 @@ class Traffic:
     ) -> None:
         self.ledger = ledger
         self._stop = threading.Event()
-        count = shape.keeping + shape.connecting
         self._drains = [
             _Drain(port, poster(), shape, number < shape.keeping, self._stop)
-            for number in range(count)
+            for number in range(shape.drains)
         ]
 
     def stop(self) -> None:

@@ -5,26 +5,42 @@ message.
 """
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
+from tests.faults.receivers import unused_port
 from tests.fleet import balancer, rounds
-from tests.fleet.balancer import DEPLOYED, QUICK, SERVERS, deployed, substituted
+from tests.fleet.balancer import (
+    DEPLOYED,
+    QUICK,
+    SERVERS,
+    Balancer,
+    deployed,
+    substituted,
+)
 from tests.fleet.rounds import Fleet
 
 DRAIN_DELAY, DELIVERY_TIMEOUT = 2.0, 2.5
 
 
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def _need_haproxy() -> None:
     try:
         balancer.program()
     except balancer.Missing as e:
         if os.environ.get("CI"):
             pytest.fail(str(e))
         pytest.skip(str(e))
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    _need_haproxy()
     variables = {
         "DRAIN_DELAY": f"{DRAIN_DELAY:g}",
         "DELIVERY_TIMEOUT": f"{DELIVERY_TIMEOUT:g}",
@@ -91,6 +107,27 @@ def test_renewed(fleet: Fleet) -> None:
     """
     outcome = rounds.renew(fleet)
     assert outcome.problems(is_quiet=True) == [], outcome
+
+
+def test_full(tmp_path: Path) -> None:
+    """HAProxy tells of itself with as many clients as it takes."""
+    _need_haproxy()
+    own_ports = unused_port(), unused_port()
+    ports = [unused_port() for _ in SERVERS]
+    few = {"maxconn 400": "maxconn 20", "maxconn 390": "maxconn 15"}
+    full = Balancer(tmp_path, ports, own_ports, few)
+    try:
+        full.wait_for("DOWN")
+        with ExitStack() as stack:
+            for _ in range(20):
+                address = "127.0.0.1", full.port
+                stack.enter_context(socket.create_connection(address, 5))
+            stats = HTTPConnection("127.0.0.1", full.stats_port, timeout=5)
+            stack.callback(stats.close)
+            stats.request("GET", "/;csv")
+            assert stats.getresponse().status == 200
+    finally:
+        full.stop()
 
 
 def test_script_stops(fleet: Fleet) -> None:
