@@ -5,8 +5,9 @@ own, with its journal, its signals and its exit code.
 
 import os
 import signal
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.error import CannotListenError
@@ -22,7 +23,7 @@ from logiss.l2met import EventLog
 from logiss.life import TwistedEvents, exit_with, to_stderr
 from logiss.notify import Supervisor
 from logiss.parent import Configuration, Parent, why_not_listening
-from logiss.processes import WORKER, place_of
+from logiss.processes import TRIAL, TRIAL_PASSED, WORKER, place_of
 from logiss.receiver import ReceiverFactory, printable
 from logiss.service import (
     descriptor_problems,
@@ -95,6 +96,8 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     worker = os.environ.pop(WORKER, "")
+    if worker == TRIAL:
+        _try_out()
     if worker:
         return _worker(reactor, worker, options)
     supervisor = Supervisor(os.environ, os.getpid())
@@ -109,11 +112,7 @@ def makeService(options: Options) -> Service:
         return _configuration(_complete({**os.environ, **given}, options))
 
     try:
-        if before is None:
-            configuration = read_again()
-        else:
-            environ = dict(before.environ)
-            configuration = Configuration(settings_room.read(environ), environ)
+        configuration = read_again() if before is None else _taken_over(before)
     except SettingsError as e:
         exit_with(e.problems)
     is_trying = configuration.environ.get("FORWARD_DEST") == _NOWHERE
@@ -129,6 +128,31 @@ def makeService(options: Options) -> Service:
         before=before,
         may_execute=not is_trying and not options.is_twistd(),
     )
+
+
+def _try_out() -> NoReturn:
+    """Begin as the parent would that takes over, and say whether that is possible."""
+    # Only then is it needed, and would be missed too late.
+    import logiss.status  # noqa: F401
+
+    try:
+        before = takeover.take_over(os.environ)
+        if before is None:
+            exit_with([f"{WORKER}: is not for you to set; unset it"])
+        _taken_over(before)
+    except NotUnderstood as e:
+        exit_with([str(e)])
+    except SettingsError as e:
+        exit_with(e.problems)
+    sys.exit(TRIAL_PASSED)
+
+
+def _taken_over(before: takeover.Takeover) -> Configuration:
+    """
+    @raise SettingsError: what was right then is not any more.
+    """
+    environ = dict(before.environ)
+    return Configuration(settings_room.read(environ), environ)
 
 
 def _worker(reactor: Any, text: str, options: Options) -> Service:

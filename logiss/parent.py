@@ -18,6 +18,7 @@ from typing import Any
 from attrs import define, evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
 
 from logiss import cpus, memory, takeover
 from logiss._version import __version__
@@ -28,12 +29,23 @@ from logiss.l2met import EventLog
 from logiss.life import Life, TwistedEvents, to_stderr
 from logiss.metrics import Metrics
 from logiss.notify import Supervisor
-from logiss.processes import LOGISS_RUN, Processes, this_command
+from logiss.processes import (
+    LOGISS_RUN,
+    TRIAL_PASSED,
+    Child,
+    Processes,
+    start_trial,
+    this_command,
+)
 from logiss.service import Admin, LogissService, drain_seconds
 from logiss.settings import Settings, SettingsError
-from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep
+from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep, write_down
 from logiss.variables import AUTO, Destination
 from logiss.workers import LEAVING, SERVING, STARTING, NotRenewed, Plan, Worker, Workers
+
+#: How long the installed code may take to say that it could be the parent.
+TRIAL_SECONDS = 20.0
+_POLL_SECONDS = 0.05
 
 RELOAD_DONE, RELOAD_REFUSED = "done", "refused"
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
@@ -148,6 +160,7 @@ class Parent(Life):
         self._coming: Workers | None = None
         self._admin: Admin | None = None
         self._own_end: Deferred[None] | None = None
+        self._trial: Child | None = None
         self._is_busy = False
         self._is_to_reload = False
         self._is_outdated = False
@@ -451,12 +464,47 @@ class Parent(Life):
         """Take the code that is installed now, unless clients are still served here."""
         if not self._is_outdated or self._logiss is not None or not self._may_execute:
             return
+        # It may have been changed, or broken, since the workers were started.
+        why = await self._why_not_executable()
+        if why or self._is_stopping:
+            self._refuse([why] if why else [])
+            return
         await self._close_admin()
         await self.lines_written()
         if not self._is_stopping:
             self._execute()
         if self._admin is None and not self._is_stopping:
             self._open_admin()
+
+    async def _why_not_executable(self) -> str:
+        """
+        Why the code that is installed now could not be this process; nothing if it
+        could. Another process finds that out, since this one could not go back.
+        """
+        descriptor = write_down(self._takeover())
+        environ = self._environ(descriptor)
+        try:
+            self._trial = trial = start_trial(this_command(), environ, descriptor)
+        except OSError as e:
+            return f"the installed code cannot be tried as the parent: {e.strerror}"
+        finally:
+            os.close(descriptor)
+        deadline = self.reactor.seconds() + TRIAL_SECONDS
+        while (code := trial.exit_code()) is None:
+            if self._is_stopping or self.reactor.seconds() >= deadline:
+                trial.kill()
+            await deferLater(self.reactor, _POLL_SECONDS)
+        self._trial = None
+        if code == TRIAL_PASSED or self._is_stopping:
+            return ""
+        return (
+            "the installed code could not be the parent; the lines above say why, and"
+            " the parent stays what it was"
+        )
+
+    def _environ(self, takeover: int) -> dict[str, str]:
+        """With which this process is executed."""
+        return {**os.environ, **self._supervisor.variables, TAKEOVER: str(takeover)}
 
     def _execute(self) -> None:
         """Become the parent of the same workers, with the code of now."""
@@ -471,14 +519,10 @@ class Parent(Life):
             signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
         handed = self._takeover()
         descriptor = hand_over(handed)
-        environ = {
-            **os.environ,
-            **self._supervisor.variables,
-            TAKEOVER: str(descriptor),
-        }
+        command = this_command()
         try:
             os.execve(  # noqa: S606, it is this very program
-                sys.executable, [sys.executable, *sys.orig_argv[1:]], environ
+                command[0], list(command), self._environ(descriptor)
             )
         except OSError as e:
             keep(handed, descriptor)
@@ -534,6 +578,11 @@ class Parent(Life):
         for workers in (self._workers, self._coming):
             if workers is not None:
                 workers.kill()
+        self._end_trial()
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.kill()
 
     def _given_up(self) -> None:
         self._has_given_up = True
@@ -550,6 +599,7 @@ class Parent(Life):
         self._events.lines_dropped(count)
 
     async def end(self) -> int:
+        self._end_trial()
         self._sockets.close()
         code = int(self._has_given_up)
         own = self._end_own()

@@ -22,6 +22,10 @@ WORKER = "LOGISS_WORKER"
 #: Starts a logiss that is none of twistd, of which there may be only one for a pidfile.
 #: No module is taken from the folder that it happens to be started in.
 LOGISS_RUN = (sys.executable, "-P", "-m", "logiss", "run")
+#: In place of a place: the process is to say whether it could be the parent, and end.
+TRIAL = "trial"
+#: How it says so; code of which a part is missing ends with 0 as well.
+TRIAL_PASSED = 97
 #: The exit code of a process that somebody else has waited for.
 _UNKNOWN = 255
 
@@ -94,17 +98,11 @@ class IProcesses(Protocol):
     ) -> IProcess: ...
 
 
-class Process:
-    """
-    A process that is a child of this one.
+class Child:
+    """A process that is a child of this one."""
 
-    @ivar descriptor: of our end of the intercom.
-    """
-
-    def __init__(self, pid: int, descriptor: int, intercom: Intercom) -> None:
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.descriptor = descriptor
-        self.intercom = intercom
         self._code: int | None = None
 
     def exit_code(self) -> int | None:
@@ -123,6 +121,19 @@ class Process:
         if self.exit_code() is None:
             os.kill(self.pid, signal.SIGKILL)
 
+
+class Process(Child):
+    """
+    That of a worker.
+
+    @ivar descriptor: of our end of the intercom.
+    """
+
+    def __init__(self, pid: int, descriptor: int, intercom: Intercom) -> None:
+        super().__init__(pid)
+        self.descriptor = descriptor
+        self.intercom = intercom
+
     def let_go(self) -> None:
         """It has ended."""
         if self.descriptor >= 0:
@@ -133,6 +144,19 @@ class Process:
 def this_command() -> tuple[str, ...]:
     """What this process has been started with."""
     return (sys.executable, *sys.orig_argv[1:])
+
+
+def start_trial(
+    command: Sequence[str], environ: Mapping[str, str], takeover: int
+) -> Child:
+    """
+    Have a process find out whether `command` could be executed to take over what
+    stands in the file with the descriptor `takeover`. It ends with TRIAL_PASSED, or
+    otherwise.
+
+    @raise OSError: it cannot be started.
+    """
+    return Child(_spawn(command, {**environ, WORKER: TRIAL}, [takeover]))
 
 
 class Processes:

@@ -18,6 +18,7 @@ from logiss import parent
 from logiss.activation import NO_LISTENERS, Listeners
 from logiss.life import TwistedEvents
 from logiss.parent import Configuration, Parent, Sockets
+from logiss.processes import TRIAL_PASSED
 from logiss.settings import Settings, SettingsError
 from logiss.takeover import TAKEOVER
 from logiss.variables import Destination
@@ -75,6 +76,32 @@ class FakeSupervisor:
 
     def stopping(self) -> None:
         self.said.append("stopping")
+
+
+class FakeTrial:
+    """
+    Whether the installed code starts.
+
+    @ivar code: with which it ends; None while it has not.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = TRIAL_PASSED
+        self.environs: list[dict[str, str]] = []
+        self.kills = 0
+
+    def start(
+        self, command: Any, environ: dict[str, str], descriptor: int
+    ) -> "FakeTrial":
+        self.environs.append(environ)
+        return self
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.code = -signal.SIGKILL
 
 
 class FakeLogiss:
@@ -165,6 +192,9 @@ class ParentCase(SynchronousTestCase):
         self.patch(signal, "pthread_sigmask", lambda *how: self.masks.append(how))
         self.patch(signal, "pthread_kill", lambda *who: self.raised.append(who))
         self.patch(parent, "hand_over", lambda handed: 99)
+        self.patch(parent, "write_down", lambda handed: os.dup(0))
+        self.trial = FakeTrial()
+        self.patch(parent, "start_trial", self.trial.start)
         self.make(NO_LISTENERS)
 
     def make(self, given: Listeners) -> None:
@@ -450,6 +480,76 @@ class ExecuteTests(ParentCase):
         self.assertEqual(self.masks[-1], (signal.SIG_UNBLOCK, HELD))
         self.parent.reload()
         self.assertEqual(len(self.workers.renewals), 2)
+
+
+class TrialTests(ParentCase):
+    """What is installed is tried in another process first: there is no way back."""
+
+    WHY = (
+        "the installed code could not be the parent; the lines above say why, and the"
+        " parent stays what it was"
+    )
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.be_parent()
+        self.trial.code = None
+        self.parent.reload()
+        self.renewed()
+
+    def test_waits(self) -> None:
+        """Nothing is executed before it has said that it could."""
+        self.clock.pump([0.05] * 3)
+        self.assertEqual((self.done(), self.executed), (1, []))
+        self.trial.code = TRIAL_PASSED
+        self.clock.advance(0.05)
+        self.assertEqual((len(self.executed), self.trial.kills), (1, 0))
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
+
+    def test_could_not(self) -> None:
+        """Else it is a line, and the next SIGHUP tries again; 0 says nothing."""
+        for code in (1, 0):
+            self.trial.code = code
+            self.clock.advance(0.05)
+            self.assertEqual(self.refused()[-1], self.WHY)
+            self.trial.code = None
+            self.parent.reload()
+            self.workers.renewals[-1].errback(NotRenewed("no use"))
+        self.assertEqual(self.executed, [])
+        self.trial.code = TRIAL_PASSED
+        self.clock.advance(0.05)
+        self.assertEqual(len(self.executed), 1)
+
+    def test_too_long(self) -> None:
+        """It does not wait for ever."""
+        self.clock.pump([0.05] * 420)
+        self.assertEqual(self.refused(), [self.WHY])
+        self.assertEqual((self.executed, self.trial.kills), ([], 1))
+
+    def test_stopping(self) -> None:
+        """SIGTERM ends it, and nothing is executed."""
+        self.parent.stop("SIGTERM")
+        Deferred.fromCoroutine(self.parent.end())
+        self.clock.pump([0.05] * 2)
+        self.assertEqual((self.executed, self.refused()), ([], []))
+        self.assertEqual(self.trial.kills, 1)
+
+    def test_impossible(self) -> None:
+        """A system without room for another process is a line as well."""
+        self.trial.code = 1
+        self.clock.advance(0.05)
+
+        def fail(*given: Any) -> None:
+            raise OSError(errno.EAGAIN, "No room")
+
+        self.patch(parent, "start_trial", fail)
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(
+            self.refused()[1:],
+            ["the installed code cannot be tried as the parent: No room"],
+        )
+        self.assertEqual(self.executed, [])
 
 
 class NeverTests(ParentCase):
