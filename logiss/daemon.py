@@ -111,8 +111,12 @@ def makeService(options: Options) -> Service:
     def read_again() -> Configuration:
         return _configuration(_complete({**os.environ, **given}, options))
 
+    problems: list[str] = []
     try:
-        configuration = read_again() if before is None else _taken_over(before)
+        if before is None:
+            configuration = read_again()
+        else:
+            configuration, problems = taken_over(before)
     except SettingsError as e:
         exit_with(e.problems)
     is_trying = configuration.environ.get("FORWARD_DEST") == _NOWHERE
@@ -126,6 +130,7 @@ def makeService(options: Options) -> Service:
         read_again=read_again,
         supervisor=supervisor,
         before=before,
+        problems=problems,
         may_execute=not is_trying and not options.is_twistd(),
     )
 
@@ -139,20 +144,22 @@ def _try_out() -> NoReturn:
         before = takeover.take_over(os.environ)
         if before is None:
             exit_with([f"{WORKER}: is not for you to set; unset it"])
-        _taken_over(before)
+        _, problems = taken_over(before)
     except NotUnderstood as e:
         exit_with([str(e)])
-    except SettingsError as e:
-        exit_with(e.problems)
+    if problems:
+        exit_with(problems)
     sys.exit(TRIAL_PASSED)
 
 
-def _taken_over(before: takeover.Takeover) -> Configuration:
+def taken_over(before: takeover.Takeover) -> tuple[Configuration, list[str]]:
     """
-    @raise SettingsError: what was right then is not any more.
+    The configuration of the parent that this process was, and what is not right any
+    more, such as a file that has gone: without a parent there would be no workers.
     """
     environ = dict(before.environ)
-    return Configuration(settings_room.read(environ), environ)
+    settings, problems = settings_room.read_what_is_right(environ)
+    return Configuration(settings, environ), problems
 
 
 def _worker(reactor: Any, text: str, options: Options) -> Service:

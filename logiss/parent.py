@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -131,6 +131,7 @@ class Parent(Life):
     @param given: sockets that listen already, in place of what the settings name.
     @param read_again: reads the configuration as it is now.
     @param before: what this process was before it executed itself anew.
+    @param problems: what was right then and is not any more.
     @param may_execute: whether it may do that.
     """
 
@@ -145,6 +146,7 @@ class Parent(Life):
         read_again: Callable[[], Configuration],
         supervisor: Supervisor,
         before: Takeover | None = None,
+        problems: Sequence[str] = (),
         may_execute: bool = True,
     ) -> None:
         super().__init__(reactor, twisted_events, log_fd)
@@ -154,6 +156,7 @@ class Parent(Life):
         self._read_again = read_again
         self._supervisor = supervisor
         self._before = before
+        self._problems = problems
         self._may_execute = may_execute
         self._logiss: LogissService | None = None
         self._workers: Workers | None = None
@@ -298,6 +301,7 @@ class Parent(Life):
         # Who had fallen was to be started again by the one before.
         self._workers.fill_up()
         self._events.phase_reached("main", "executed")
+        self._refuse(self._problems)
 
     def _plan(self, configuration: Configuration, sockets: Sockets) -> Plan:
         settings = configuration.settings
@@ -352,7 +356,7 @@ class Parent(Life):
         if not self._is_stopping:
             self._supervisor.ready()
 
-    def _refuse(self, problems: list[str]) -> None:
+    def _refuse(self, problems: Sequence[str]) -> None:
         for problem in problems:
             self._events.reload_refused(problem)
 

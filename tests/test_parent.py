@@ -158,6 +158,9 @@ class FakeWorkers:
     def watch(self) -> None:
         """Nobody is there."""
 
+    def fill_up(self) -> None:
+        """Nobody is to be there."""
+
     def living(self, *states: str) -> list[Any]:
         return []
 
@@ -683,6 +686,19 @@ class SocketsTests(ParentCase):
             before=before,  # type: ignore[arg-type]
         )
         self.assertEqual(again._given_variables, {"PORT": "5000"})
+
+
+class TakeOverTests(ParentCase):
+    """What it is after it has executed itself."""
+
+    def test_problems(self) -> None:
+        """What is not right any more is a line each, and no reason to end."""
+        self.be_parent()
+        self.parent._problems = ["PEMFILE: has gone"]
+        before: Any = SimpleNamespace(workers=(), falls={1: 2})
+        self.parent._take_over(before)
+        self.assertEqual(self.workers.falls, {1: 2})
+        self.assertEqual(self.refused(), ["PEMFILE: has gone"])
 
 
 class DestinationTests(ParentCase):
