@@ -335,26 +335,36 @@ class Parent(Life):
             self.reload()
 
     async def _reload(self) -> None:
-        started_at = self.reactor.seconds()
         self._supervisor.reloading()
         self._events.phase_reached("main", "reload")
         try:
+            await self._renew_or_refuse()
+            await self._execute_when_alone()
+        finally:
+            # Whatever has become of it, it is over.
+            if not self._is_stopping:
+                self._supervisor.ready()
+
+    async def _renew_or_refuse(self) -> None:
+        started_at = self.reactor.seconds()
+        try:
             await self._renew()
-        except SettingsError as e:
+        except Exception as e:
             self.reloads[RELOAD_REFUSED] += 1
-            self._refuse(e.problems)
-        except NotRenewed as e:
-            self.reloads[RELOAD_REFUSED] += 1
-            self._refuse([str(e)])
+            match e:
+                case SettingsError():
+                    self._refuse(e.problems)
+                case NotRenewed() | OSError():
+                    self._refuse([str(e)])
+                case _:
+                    # Nobody has thought of it.
+                    self._refuse([repr(e)])
         else:
             self.reloads[RELOAD_DONE] += 1
             took = self.reactor.seconds() - started_at
             assert self._workers is not None
             self._events.reload_done(self._workers.generation, took)
             self._is_outdated = True
-        await self._execute_when_alone()
-        if not self._is_stopping:
-            self._supervisor.ready()
 
     def _refuse(self, problems: Sequence[str]) -> None:
         for problem in problems:

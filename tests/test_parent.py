@@ -297,8 +297,26 @@ class ReloadTests(ParentCase):
         self.parent.reload()
         self.workers.renewals[-1].errback(ZeroDivisionError())
         self.assertEqual(self.refused(), ["ZeroDivisionError()"])
+        self.assertEqual(self.parent.reloads, {"done": 0, "refused": 1})
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
         self.parent.reload()
         self.assertEqual(len(self.workers.renewals), 2)
+        self.workers.renewals[-1].errback(OSError(errno.EMFILE, "Too many open files"))
+        self.assertEqual(self.refused()[1:], ["[Errno 24] Too many open files"])
+        self.assertEqual(self.parent.reloads, {"done": 0, "refused": 2})
+
+    def test_unexpected_behind(self) -> None:
+        """The supervisor hears of the end even so."""
+        self.be_parent()
+
+        def fail(handed: Any) -> int:
+            raise ZeroDivisionError
+
+        self.patch(parent, "write_down", fail)
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(self.refused(), ["ZeroDivisionError()"])
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
 
     def test_meanwhile(self) -> None:
         """However often it comes while one is under way, there is one more."""
