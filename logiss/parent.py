@@ -429,6 +429,8 @@ class Parent(Life):
         try:
             return self._open(settings, kept)
         except CannotListenError as e:
+            if kept.admin is not None:
+                kept.admin.close()
             raise SettingsError([why_not_listening(e, settings)]) from None
 
     async def _go_over_to(

@@ -657,6 +657,19 @@ class SocketsTests(ParentCase):
         )
         self.assertEqual(self.ports(), [5000])
 
+    def test_taken_beside(self) -> None:
+        """Nor is a duplicate left of the status page's, which was to be kept."""
+        admin: Any = FakeSocket(9000, self.open)
+        self.parent._sockets.admin = admin
+        now = evolve(settings("sent"), admin_port=9000)
+        self.parent._configuration = Configuration(now, {})
+        self.error = OSError(errno.EADDRINUSE, "Address already in use")
+        for _ in range(2):
+            self.configure(admin_port=9000, port=5001)
+            self.parent.reload()
+        self.assertEqual(len(self.refused()), 2)
+        self.assertEqual(self.ports(), [5000, 9000])
+
     def test_admin(self) -> None:
         """The port of the status page may come, move and go by itself."""
         opened: list[Any] = []
