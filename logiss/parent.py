@@ -437,6 +437,8 @@ class Parent(Life):
         self, workers: Workers, configuration: Configuration, sockets: Sockets
     ) -> None:
         is_first, has_moved = self._workers is None, sockets is not self._sockets
+        # What is served here was promised its time by the configuration of before.
+        leave_seconds = self.settings.keepalive_timeout_seconds
         if has_moved:
             self._sockets.close()
         self._workers, self._configuration = workers, configuration
@@ -452,12 +454,14 @@ class Parent(Life):
         if self._admin is None and not self._is_stopping:
             self._open_admin()
         if is_first and logiss is not None:
-            left = Deferred.fromCoroutine(self._leave(logiss, workers))
+            left = Deferred.fromCoroutine(self._leave(logiss, workers, leave_seconds))
             left.addErrback(lambda reason: self._refuse([repr(reason.value)]))
 
-    async def _leave(self, logiss: LogissService, workers: Workers) -> None:
+    async def _leave(
+        self, logiss: LogissService, workers: Workers, within_seconds: float
+    ) -> None:
         """What this process has served itself leaves, as an old worker does."""
-        await logiss.leave(workers.plan.leave_seconds)
+        await logiss.leave(within_seconds)
         if self._is_stopping:
             return
         await self._end_own()

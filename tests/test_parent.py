@@ -112,10 +112,12 @@ class FakeLogiss:
         facts = SimpleNamespace(started_at=1.5)
         self.watch = SimpleNamespace(facts=lambda: facts, sample=lambda: None)
         self.left: Deferred[None] = Deferred()
+        self.leave_seconds = 0.0
         self.drained: Deferred[None] = Deferred()
         self.stops = 0
 
     async def leave(self, within_seconds: float) -> None:
+        self.leave_seconds = within_seconds
         await self.left
 
     async def end_admin(self) -> None:
@@ -383,6 +385,18 @@ class OwnTests(ParentCase):
         self.assertEqual(self.done(), 1)
         # Each has descriptors of its own.
         self.assertEqual(self.made, 1)
+
+    def test_keepalive(self) -> None:
+        """Its clients stay for as long as they were told, whatever counts from now."""
+        logiss = self.serve()
+        changed = evolve(settings("sent"), keepalive_timeout_seconds=1.0)
+        self.next = Configuration(changed, {})
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(self.workers.plans[0].leave_seconds, 1.0)
+        self.assertEqual(
+            logiss.leave_seconds, CONFIGURATION.settings.keepalive_timeout_seconds
+        )
 
     def test_gone_meanwhile(self) -> None:
         """Nothing is executed in the middle of another renewal, but behind it."""
