@@ -465,6 +465,7 @@ class Parent(Life):
         if self._is_stopping:
             return
         await self._end_own()
+        workers.own_could = False
         workers.own_has_gone(logiss.watch.facts(), logiss.watch.sample())
         self._logiss = None
         if not self._is_busy:

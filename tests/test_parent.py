@@ -372,6 +372,8 @@ class OwnTests(ParentCase):
         self.assertEqual((logiss.stops, self.executed), (1, []))
         logiss.drained.callback(None)
         self.assertEqual((self.workers.gone_own, len(self.executed)), (1, 1))
+        # Nothing is measured by it any more.
+        self.assertFalse(self.workers.own_could)
 
     def test_refused(self) -> None:
         """One that is refused leaves it as it was."""
