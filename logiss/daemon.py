@@ -109,7 +109,7 @@ def makeService(options: Options) -> Service:
     given = before.given if before else listeners.variables
 
     def read_again() -> Configuration:
-        return _configuration(_complete({**os.environ, **given}, options))
+        return _configuration(complete(os.environ, options, given))
 
     problems: list[str] = []
     try:
@@ -177,27 +177,30 @@ def _worker(reactor: Any, text: str, options: Options) -> Service:
     )
 
 
-def _complete(environ: Mapping[str, str], options: Options) -> dict[str, str]:
+def complete(
+    environ: Mapping[str, str], options: Mapping[str, Any], given: Mapping[str, str]
+) -> dict[str, str]:
     """
     `environ` with what stands in its file and on the command line.
 
+    @param given: of sockets that were handed over, whatever else is said.
     @raise SettingsError: the file cannot be read.
     """
     try:
-        complete = env_file.merged(environ)
+        variables = {**env_file.merged(environ), **given}
     except EnvFileError as e:
         raise SettingsError([str(e)]) from None
     if options["http"] is not None:
-        complete["HTTP_CHANNEL"] = options["http"]
-    if options["with-receiver"] and not complete.get("FORWARD_DEST"):
+        variables["HTTP_CHANNEL"] = options["http"]
+    if options["with-receiver"] and not variables.get("FORWARD_DEST"):
         return {
             "DEPLOY": "local",
             "PORT": "5000",
             "TOKEN_MAP": ":".join(TRY_CREDENTIALS),
-            **{name: value for name, value in complete.items() if value},
+            **{name: value for name, value in variables.items() if value},
             "FORWARD_DEST": _NOWHERE,
         }
-    return complete
+    return variables
 
 
 def _configuration(environ: dict[str, str]) -> Configuration:

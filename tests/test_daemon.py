@@ -1,11 +1,13 @@
 """`logiss.daemon`: which configuration a process begins with."""
 
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from logiss.daemon import taken_over
+from logiss.daemon import complete, taken_over
 
 ENVIRON = {
     "DEPLOY": "kept",
@@ -36,3 +38,27 @@ class TakenOverTests(SynchronousTestCase):
         self.assertTrue(problem.startswith("CAPTURE_REFUSED: "))
         self.assertEqual(configuration.environ, {**ENVIRON, **gone})
         self.assertEqual(configuration.settings.workers, 3)
+
+
+class CompleteTests(SynchronousTestCase):
+    """What counts is put together from several places."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = Path(folder.name, "logiss.env")
+        self.environ = {"ENV_FILE": str(self.file), "DEPLOY": "environment"}
+
+    def complete(self, text: str, http: str | None = None) -> dict[str, str]:
+        self.file.write_text(text)
+        options = {"http": http, "with-receiver": False}
+        return complete(self.environ, options, {"PORT": "4711"})
+
+    def test_order(self) -> None:
+        """The command line is before the file, and that before the environment."""
+        found = self.complete("DEPLOY=file\nHTTP_CHANNEL=stock\n", "fast")
+        self.assertEqual((found["DEPLOY"], found["HTTP_CHANNEL"]), ("file", "fast"))
+
+    def test_handed_over(self) -> None:
+        """Sockets that were handed over are what is listened on, whatever it says."""
+        self.assertEqual(self.complete("PORT=5000\n")["PORT"], "4711")
