@@ -218,7 +218,8 @@ def _spawn(
             environ,
             # Ctrl-C is for the parent alone, which tells its workers what to do.
             setpgroup=0,
-            setsigmask=(),
+            # It would end by SIGHUP as long as it does not know what to do then.
+            setsigmask=(signal.SIGHUP,),
         )
     finally:
         for descriptor in descriptors:

@@ -129,6 +129,12 @@ class ProcessesTests(SynchronousTestCase):
         process.kill()
         self.assertEqual(self.code(process), -signal.SIGKILL)
 
+    def test_hangup(self) -> None:
+        """SIGHUP to all processes at once does not end one that has just begun."""
+        process = self.start("import time; time.sleep(0.2); os._exit(3)")
+        os.kill(process.pid, signal.SIGHUP)
+        self.assertEqual(self.code(process), 3)
+
     def test_waited_for(self) -> None:
         """One whose end somebody else has seen has ended, somehow."""
         process = self.start("os._exit(0)")
@@ -151,7 +157,7 @@ for n in range(3, 200):
     there.add(n)
 assert there - {passed_on()!r} == {{int(listener), int(shares), int(intercom)}}, there
 assert os.getpgrp() == os.getpid()
-assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {{signal.SIGHUP}}
 os.write(int(intercom), b"here")
 os._exit(0)
 """
