@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
@@ -39,7 +39,15 @@ from logiss.processes import (
 )
 from logiss.service import Admin, LogissService, drain_seconds
 from logiss.settings import Settings, SettingsError
-from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep, write_down
+from logiss.takeover import (
+    TAKEOVER,
+    Handed,
+    Takeover,
+    hand_over,
+    hold,
+    keep,
+    write_down,
+)
 from logiss.variables import AUTO, Destination
 from logiss.workers import LEAVING, SERVING, STARTING, NotRenewed, Plan, Worker, Workers
 
@@ -58,7 +66,7 @@ class Configuration:
     """
 
     settings: Settings
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
 
 
 @define(eq=False)
@@ -202,6 +210,7 @@ class Parent(Life):
         self._events = EventLog(self.settings.deploy, self.journal.write)
         before = self._before
         if before is not None:
+            hold(before)
             admin = None if before.admin is None else inherited(before.admin)
             self._sockets = Sockets(inherited(before.listener), admin)
             self._be_parent()

@@ -125,6 +125,11 @@ def write_down(takeover: Takeover) -> int:
 def keep(takeover: Takeover, descriptor: int) -> None:
     """Nothing was executed: all is as before `hand_over`."""
     os.close(descriptor)
+    hold(takeover)
+
+
+def hold(takeover: Takeover) -> None:
+    """Whoever is started from now on gets nothing of it but what it is given."""
     for each in takeover.descriptors():
         os.set_inheritable(each, False)
 

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
@@ -114,7 +114,7 @@ class Plan:
 
     count: int
     listener: int
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     drain_seconds: float
     leave_seconds: float
 

@@ -748,6 +748,19 @@ class TakeOverTests(ParentCase):
         self.assertEqual(self.refused(), ["PEMFILE: has gone"])
 
 
+class SecretsTests(SynchronousTestCase):
+    """Whoever prints a configuration or a plan prints no secret."""
+
+    def test_none(self) -> None:
+        """Variables are not shown."""
+        environ = {"TOKEN_MAP": "user:hunter2"}
+        for shown in (
+            Configuration(settings("sent"), environ),
+            Plan(1, 3, environ, 1.0, 1.0),
+        ):
+            self.assertNotIn("hunter2", repr(shown))
+
+
 class DestinationTests(ParentCase):
     """A destination that the process has set up itself counts, now and later."""
 
