@@ -17,7 +17,7 @@ from logiss import activation, env_file, takeover
 from logiss import settings as settings_room
 from logiss.activation import ActivationError, environ_at_start
 from logiss.descriptors import raise_descriptors_max
-from logiss.env_file import ENV_FILE, EnvFileError
+from logiss.env_file import ENV_FILE, EnvFileError, Environment
 from logiss.intercom import NotUnderstood
 from logiss.l2met import EventLog
 from logiss.life import TwistedEvents, exit_with, to_stderr
@@ -106,10 +106,11 @@ def makeService(options: Options) -> Service:
         listeners = activation.take_over(os.environ, os.getpid(), environ_at_start())
     except (ActivationError, NotUnderstood) as e:
         exit_with([str(e)])
+    environment = Environment(os.environ)
     given = before.given if before else listeners.variables
 
     def read_again() -> Configuration:
-        return _configuration(complete(os.environ, options, given))
+        return _configuration(complete(environment.at_start, options, given))
 
     problems: list[str] = []
     try:
@@ -128,6 +129,7 @@ def makeService(options: Options) -> Service:
         options.log_fd(),
         given=listeners,
         read_again=read_again,
+        environment=environment,
         supervisor=supervisor,
         before=before,
         problems=problems,

@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from logiss import cpus, memory, takeover
 from logiss._version import __version__
 from logiss.activation import Inherited, Listeners, inherited, open_listener
+from logiss.env_file import Environment
 from logiss.facts import Clients, Facts
 from logiss.history import Sample
 from logiss.l2met import EventLog
@@ -38,7 +39,7 @@ from logiss.processes import (
     this_command,
 )
 from logiss.service import Admin, LogissService, drain_seconds
-from logiss.settings import Settings, SettingsError
+from logiss.settings import VARIABLES, Settings, SettingsError
 from logiss.takeover import (
     TAKEOVER,
     Handed,
@@ -56,6 +57,7 @@ TRIAL_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 
 RELOAD_DONE, RELOAD_REFUSED = "done", "refused"
+_OURS = {variable.name for variable in VARIABLES.values()}
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
@@ -138,6 +140,7 @@ class Parent(Life):
     """
     @param given: sockets that listen already, in place of what the settings name.
     @param read_again: reads the configuration as it is now.
+    @param environment: where libraries look for their variables.
     @param before: what this process was before it executed itself anew.
     @param problems: what was right then and is not any more.
     @param may_execute: whether it may do that.
@@ -153,6 +156,7 @@ class Parent(Life):
         given: Listeners,
         read_again: Callable[[], Configuration],
         supervisor: Supervisor,
+        environment: Environment,
         before: Takeover | None = None,
         problems: Sequence[str] = (),
         may_execute: bool = True,
@@ -163,6 +167,7 @@ class Parent(Life):
         self._given_variables = before.given if before else given.variables
         self._read_again = read_again
         self._supervisor = supervisor
+        self._environment = environment
         self._before = before
         self._problems = problems
         self._may_execute = may_execute
@@ -208,6 +213,7 @@ class Parent(Life):
 
     def begin(self) -> EventLog:
         self._events = EventLog(self.settings.deploy, self.journal.write)
+        self._environment.become(self._configuration.environ, _OURS)
         before = self._before
         if before is not None:
             hold(before)
@@ -451,6 +457,7 @@ class Parent(Life):
         if has_moved:
             self._sockets.close()
         self._workers, self._configuration = workers, configuration
+        self._environment.become(configuration.environ, _OURS)
         self._sockets, logiss = sockets, self._logiss
         if is_first:
             assert logiss is not None
@@ -534,7 +541,8 @@ class Parent(Life):
 
     def _environ(self, takeover: int) -> dict[str, str]:
         """With which this process is executed."""
-        return {**os.environ, **self._supervisor.variables, TAKEOVER: str(takeover)}
+        at_start = self._environment.at_start
+        return {**at_start, **self._supervisor.variables, TAKEOVER: str(takeover)}
 
     def _execute(self) -> None:
         """Become the parent of the same workers, with the code of now."""

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import parent
 from logiss.activation import NO_LISTENERS, Listeners
+from logiss.env_file import Environment
 from logiss.life import TwistedEvents
 from logiss.parent import Configuration, Parent, Sockets
 from logiss.processes import TRIAL_PASSED
@@ -184,6 +185,8 @@ class ParentCase(SynchronousTestCase):
         self.addCleanup(lambda: self.assertEqual(clock.getDelayedCalls(), []))
         self.lines = Lines()
         self.supervisor: Any = FakeSupervisor()
+        self.environ = {"HOME": "/"}
+        self.environment = Environment(self.environ)
         self.next: Configuration | SettingsError = CONFIGURATION
         self.open: list[FakeSocket] = []
         self.patch(parent, "Workers", lambda *given: self.workers_given(*given))
@@ -211,6 +214,7 @@ class ParentCase(SynchronousTestCase):
             given=given,
             read_again=self.read_again,
             supervisor=self.supervisor,
+            environment=self.environment,
             may_execute=self.may_execute,
         )
         self.waits_for_reader(False)
@@ -475,6 +479,7 @@ class ExecuteTests(ParentCase):
         ((path, arguments, environ),) = self.executed
         self.assertEqual(arguments[0], path)
         self.assertEqual(environ[TAKEOVER], "99")
+        self.assertEqual(environ["HOME"], "/")
         self.assertEqual(environ["NOTIFY_SOCKET"], "@systemd")
         self.assertEqual(self.masks[0], (signal.SIG_BLOCK, HELD))
         self.assertEqual(self.raised, [])
@@ -730,6 +735,7 @@ class SocketsTests(ParentCase):
             given=NO_LISTENERS,
             read_again=self.read_again,
             supervisor=self.supervisor,
+            environment=self.environment,
             before=before,  # type: ignore[arg-type]
         )
         self.assertEqual(again._given_variables, {"PORT": "5000"})
@@ -759,6 +765,26 @@ class SecretsTests(SynchronousTestCase):
             Plan(1, 3, environ, 1.0, 1.0),
         ):
             self.assertNotIn("hunter2", repr(shown))
+
+
+class EnvironmentTests(ParentCase):
+    """Libraries find what stands for them in the file, in this process too."""
+
+    def test_changed(self) -> None:
+        """From SIGHUP on, until the file has it no more; who executes has it anew."""
+        self.be_parent()
+        self.next = Configuration(
+            settings("sent"), {"HOME": "/", "DEPLOY": "a", "SSL_CERT_FILE": "b"}
+        )
+        self.parent.reload()
+        self.assertEqual(self.environ, {"HOME": "/"})
+        self.renewed()
+        self.assertEqual(self.environ, {"HOME": "/", "SSL_CERT_FILE": "b"})
+        self.assertNotIn("SSL_CERT_FILE", self.executed[-1][2])
+        self.next = Configuration(settings("sent"), {"HOME": "/"})
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(self.environ, {"HOME": "/"})
 
 
 class DestinationTests(ParentCase):
