@@ -224,12 +224,25 @@ class Parent(Life):
         else:
             self._sockets = self._open(self.settings, self._given)
             if count_of(self.settings) > 1:
-                self._be_parent().start()
-            else:
-                self._serve()
+                workers = self._be_parent()
+                workers.on_serving = self.first_serves
+                workers.start()
+                self._supervisor.watch(self.reactor)
+                return self._events
+            self._serve()
         self._supervisor.ready()
         self._supervisor.watch(self.reactor)
         return self._events
+
+    def first_serves(self) -> None:
+        """One of the first workers takes posts."""
+        # A reload says it at its end.
+        if not self._is_busy:
+            self._ready()
+
+    def _ready(self) -> None:
+        if not self._is_stopping:
+            self._supervisor.ready()
 
     def _open(self, settings: Settings, given: Listeners) -> Sockets:
         """
@@ -357,8 +370,7 @@ class Parent(Life):
             await self._execute_when_alone()
         finally:
             # Whatever has become of it, it is over.
-            if not self._is_stopping:
-                self._supervisor.ready()
+            self._ready()
 
     async def _renew_or_refuse(self) -> None:
         started_at = self.reactor.seconds()

@@ -225,7 +225,10 @@ class ParentCase(SynchronousTestCase):
     def waits_for_reader(self, waits: bool) -> None:
         """Whether the log has lines that nobody has read."""
         journal: Any = SimpleNamespace(
-            flush=lambda: None, share=lambda: None, waiting=waits
+            flush=lambda: None,
+            share=lambda: None,
+            write=lambda line: None,
+            waiting=waits,
         )
         self.parent.journal = journal
 
@@ -785,6 +788,36 @@ class EnvironmentTests(ParentCase):
         self.parent.reload()
         self.renewed()
         self.assertEqual(self.environ, {"HOME": "/"})
+
+
+class ReadyTests(ParentCase):
+    """With workers the supervisor hears that it is ready when one of them serves."""
+
+    def test_begin(self) -> None:
+        """Not before, for the process itself takes no posts."""
+        workers: Any = self.workers
+        workers.start = lambda: None
+        several = Configuration(evolve(settings("sent"), workers=2), {})
+        self.parent._configuration = several
+        self.patch(self.parent, "_open", lambda *_: self.sockets(5000))
+        self.patch(self.parent, "_be_parent", lambda: workers)
+        self.supervisor.watch = lambda reactor: None
+        self.parent.begin()
+        self.assertEqual(self.supervisor.said, [])
+        workers.on_serving()
+        self.assertEqual(self.supervisor.said, ["ready"])
+
+    def test_not_now(self) -> None:
+        """In the middle of a reload its end says so, and who stops does not."""
+        self.be_parent()
+        self.parent.reload()
+        self.parent.first_serves()
+        self.assertEqual(self.supervisor.said, ["reloading"])
+        self.renewed()
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
+        self.parent.stop("SIGTERM")
+        self.parent.first_serves()
+        self.assertEqual(self.supervisor.said, ["reloading", "ready", "stopping"])
 
 
 class DestinationTests(ParentCase):
