@@ -5,6 +5,7 @@ A worker is the command of this process once more, from what is installed then, 
 listening socket and one end of an intercom.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -26,6 +27,8 @@ LOGISS_RUN = (sys.executable, "-P", "-m", "logiss", "run")
 TRIAL = "trial"
 #: How it says so; code of which a part is missing ends with 0 as well.
 TRIAL_PASSED = 97
+#: Linux starts no process with one that is as long (MAX_ARG_STRLEN, execve(2)).
+VARIABLE_BYTES_MAX = 128 * 1024
 #: The exit code of a process that somebody else has waited for.
 _UNKNOWN = 255
 
@@ -221,6 +224,24 @@ def _spawn(
             # It would end by SIGHUP as long as it does not know what to do then.
             setsigmask=(signal.SIGHUP,),
         )
+    except OSError as e:
+        if e.errno == errno.E2BIG:
+            raise OSError(e.errno, _why_too_long(environ)) from None
+        raise
     finally:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
+
+
+def _why_too_long(environ: Mapping[str, str]) -> str:
+    """Of which of them the system starts no process; says no value."""
+    names = [
+        name
+        for name, text in environ.items()
+        if len(os.fsencode(f"{name}={text}")) >= VARIABLE_BYTES_MAX
+    ]
+    which = ", ".join(names) or "all variables together"
+    return (
+        f"{which}: too long for a process to be started with; a variable may have"
+        f" {VARIABLE_BYTES_MAX} bytes with its name: put less into it"
+    )

@@ -179,6 +179,17 @@ os._exit(0)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         self.assertFalse(os.get_inheritable(self.listener.fileno()))
 
+    def test_too_long(self) -> None:
+        """A variable that no process can be started with is named, its value not."""
+        processes = Processes(self.reactor, [sys.executable, "-c", ""])
+        environ = {"SHORT": "1", "TOKEN_MAP": "hunter2" * 20_000}
+        number, shares = self.listener.fileno(), self.shares
+        with self.assertRaises(OSError) as caught:
+            processes.start(1, number, shares, environ, lambda _: None, lambda: None)
+        why = str(caught.exception)
+        self.assertIn(" TOKEN_MAP: too long for a process to be started with;", why)
+        self.assertNotIn("hunter2", why)
+
     def test_let_go(self) -> None:
         """Its end of the intercom is closed once."""
         process = self.start("os._exit(0)")
