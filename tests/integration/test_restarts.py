@@ -479,7 +479,7 @@ def test_hopeless(hopeless: list[Restarted]) -> None:
             client = one_post(restarted.port, number)
             assert post_on(client, number + 1) == (200, "")
             client.close()
-        assert arrived(restarted.receiver) == 4
+        wait_for(lambda: arrived(restarted.receiver) == 4)  # noqa: B023
         destination = f"127.0.0.1:{restarted.receiver.port}"
         restarted.write(FORWARD_DEST=destination, REDIS_URL="")
         restarted.restart()
