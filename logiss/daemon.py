@@ -5,8 +5,9 @@ own, with its journal, its signals and its exit code.
 
 import os
 import signal
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.error import CannotListenError
@@ -16,13 +17,13 @@ from logiss import activation, env_file, takeover
 from logiss import settings as settings_room
 from logiss.activation import ActivationError, environ_at_start
 from logiss.descriptors import raise_descriptors_max
-from logiss.env_file import ENV_FILE, EnvFileError
+from logiss.env_file import ENV_FILE, EnvFileError, Environment
 from logiss.intercom import NotUnderstood
 from logiss.l2met import EventLog
 from logiss.life import TwistedEvents, exit_with, to_stderr
 from logiss.notify import Supervisor
 from logiss.parent import Configuration, Parent, why_not_listening
-from logiss.processes import WORKER, place_of
+from logiss.processes import TRIAL, TRIAL_PASSED, WORKER, place_of
 from logiss.receiver import ReceiverFactory, printable
 from logiss.service import (
     descriptor_problems,
@@ -95,6 +96,8 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     worker = os.environ.pop(WORKER, "")
+    if worker == TRIAL:
+        _try_out()
     if worker:
         return _worker(reactor, worker, options)
     supervisor = Supervisor(os.environ, os.getpid())
@@ -103,17 +106,18 @@ def makeService(options: Options) -> Service:
         listeners = activation.take_over(os.environ, os.getpid(), environ_at_start())
     except (ActivationError, NotUnderstood) as e:
         exit_with([str(e)])
+    environment = Environment(os.environ)
     given = before.given if before else listeners.variables
 
     def read_again() -> Configuration:
-        return _configuration(_complete({**os.environ, **given}, options))
+        return _configuration(complete(environment.at_start, options, given))
 
+    problems: list[str] = []
     try:
         if before is None:
             configuration = read_again()
         else:
-            environ = dict(before.environ)
-            configuration = Configuration(settings_room.read(environ), environ)
+            configuration, problems = taken_over(before)
     except SettingsError as e:
         exit_with(e.problems)
     is_trying = configuration.environ.get("FORWARD_DEST") == _NOWHERE
@@ -125,10 +129,39 @@ def makeService(options: Options) -> Service:
         options.log_fd(),
         given=listeners,
         read_again=read_again,
+        environment=environment,
         supervisor=supervisor,
         before=before,
+        problems=problems,
         may_execute=not is_trying and not options.is_twistd(),
     )
+
+
+def _try_out() -> NoReturn:
+    """Begin as the parent would that takes over, and say whether that is possible."""
+    # Only then is it needed, and would be missed too late.
+    import logiss.status  # noqa: F401
+
+    try:
+        before = takeover.take_over(os.environ)
+        if before is None:
+            exit_with([f"{WORKER}: is not for you to set; unset it"])
+        _, problems = taken_over(before)
+    except NotUnderstood as e:
+        exit_with([str(e)])
+    if problems:
+        exit_with(problems)
+    sys.exit(TRIAL_PASSED)
+
+
+def taken_over(before: takeover.Takeover) -> tuple[Configuration, list[str]]:
+    """
+    The configuration of the parent that this process was, and what is not right any
+    more, such as a file that has gone: without a parent there would be no workers.
+    """
+    environ = dict(before.environ)
+    settings, problems = settings_room.read_what_is_right(environ)
+    return Configuration(settings, environ), problems
 
 
 def _worker(reactor: Any, text: str, options: Options) -> Service:
@@ -146,27 +179,30 @@ def _worker(reactor: Any, text: str, options: Options) -> Service:
     )
 
 
-def _complete(environ: Mapping[str, str], options: Options) -> dict[str, str]:
+def complete(
+    environ: Mapping[str, str], options: Mapping[str, Any], given: Mapping[str, str]
+) -> dict[str, str]:
     """
     `environ` with what stands in its file and on the command line.
 
+    @param given: of sockets that were handed over, whatever else is said.
     @raise SettingsError: the file cannot be read.
     """
     try:
-        complete = env_file.merged(environ)
+        variables = {**env_file.merged(environ), **given}
     except EnvFileError as e:
         raise SettingsError([str(e)]) from None
     if options["http"] is not None:
-        complete["HTTP_CHANNEL"] = options["http"]
-    if options["with-receiver"] and not complete.get("FORWARD_DEST"):
+        variables["HTTP_CHANNEL"] = options["http"]
+    if options["with-receiver"] and not variables.get("FORWARD_DEST"):
         return {
             "DEPLOY": "local",
             "PORT": "5000",
             "TOKEN_MAP": ":".join(TRY_CREDENTIALS),
-            **{name: value for name, value in complete.items() if value},
+            **{name: value for name, value in variables.items() if value},
             "FORWARD_DEST": _NOWHERE,
         }
-    return complete
+    return variables
 
 
 def _configuration(environ: dict[str, str]) -> Configuration:

@@ -5,7 +5,7 @@ environment of a process cannot.
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, MutableMapping
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,42 @@ FILE_BYTES_MAX = 1024 * 1024
 
 class EnvFileError(Exception):
     """The file cannot be read. Says why, on one line, and nothing of what is in it."""
+
+
+class Environment:
+    """
+    The environment of the process, where libraries look for what is theirs; what the
+    file has for them stands in it as long as it counts.
+
+    @ivar at_start: what it was before.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        self.at_start: Mapping[str, str] = dict(environ)
+        self._environ = environ
+        self._changed: set[str] = set()
+
+    def become(self, variables: Mapping[str, str], ours: Container[str]) -> None:
+        """
+        Have `variables` count from now on, and those of before no longer.
+
+        @param ours: the names of those that no library looks for.
+        """
+        for name in self._changed:
+            self._put(name, self.at_start.get(name))
+        self._changed = {
+            name
+            for name, text in variables.items()
+            if name not in ours and text != self.at_start.get(name)
+        }
+        for name in self._changed:
+            self._environ[name] = variables[name]
+
+    def _put(self, name: str, text: str | None) -> None:
+        if text is None:
+            self._environ.pop(name, None)
+        else:
+            self._environ[name] = text
 
 
 def merged(environ: Mapping[str, str]) -> dict[str, str]:

@@ -146,7 +146,7 @@ class Life(Service):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal_received)
         signal.signal(signal.SIGHUP, self._hangup_received)
-        # One that has replaced itself held them back until now.
+        # Held back until now in one that has replaced itself, and in a worker.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _hangup_received(self, number: int, frame: FrameType | None) -> None:

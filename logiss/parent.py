@@ -11,31 +11,53 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
 
 from logiss import cpus, memory, takeover
 from logiss._version import __version__
 from logiss.activation import Inherited, Listeners, inherited, open_listener
+from logiss.env_file import Environment
 from logiss.facts import Clients, Facts
 from logiss.history import Sample
 from logiss.l2met import EventLog
 from logiss.life import Life, TwistedEvents, to_stderr
 from logiss.metrics import Metrics
 from logiss.notify import Supervisor
-from logiss.processes import LOGISS_RUN, Processes, this_command
+from logiss.processes import (
+    LOGISS_RUN,
+    TRIAL_PASSED,
+    Child,
+    Processes,
+    start_trial,
+    this_command,
+)
 from logiss.service import Admin, LogissService, drain_seconds
-from logiss.settings import Settings, SettingsError
-from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep
+from logiss.settings import VARIABLES, Settings, SettingsError
+from logiss.takeover import (
+    TAKEOVER,
+    Handed,
+    Takeover,
+    hand_over,
+    hold,
+    keep,
+    write_down,
+)
 from logiss.variables import AUTO, Destination
 from logiss.workers import LEAVING, SERVING, STARTING, NotRenewed, Plan, Worker, Workers
 
+#: How long the installed code may take to say that it could be the parent.
+TRIAL_SECONDS = 20.0
+_POLL_SECONDS = 0.05
+
 RELOAD_DONE, RELOAD_REFUSED = "done", "refused"
+_OURS = {variable.name for variable in VARIABLES.values()}
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
@@ -46,7 +68,7 @@ class Configuration:
     """
 
     settings: Settings
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
 
 
 @define(eq=False)
@@ -118,7 +140,9 @@ class Parent(Life):
     """
     @param given: sockets that listen already, in place of what the settings name.
     @param read_again: reads the configuration as it is now.
+    @param environment: where libraries look for their variables.
     @param before: what this process was before it executed itself anew.
+    @param problems: what was right then and is not any more.
     @param may_execute: whether it may do that.
     """
 
@@ -132,7 +156,9 @@ class Parent(Life):
         given: Listeners,
         read_again: Callable[[], Configuration],
         supervisor: Supervisor,
+        environment: Environment,
         before: Takeover | None = None,
+        problems: Sequence[str] = (),
         may_execute: bool = True,
     ) -> None:
         super().__init__(reactor, twisted_events, log_fd)
@@ -141,13 +167,16 @@ class Parent(Life):
         self._given_variables = before.given if before else given.variables
         self._read_again = read_again
         self._supervisor = supervisor
+        self._environment = environment
         self._before = before
+        self._problems = problems
         self._may_execute = may_execute
         self._logiss: LogissService | None = None
         self._workers: Workers | None = None
         self._coming: Workers | None = None
         self._admin: Admin | None = None
         self._own_end: Deferred[None] | None = None
+        self._trial: Child | None = None
         self._is_busy = False
         self._is_to_reload = False
         self._is_outdated = False
@@ -184,8 +213,10 @@ class Parent(Life):
 
     def begin(self) -> EventLog:
         self._events = EventLog(self.settings.deploy, self.journal.write)
+        self._environment.become(self._configuration.environ, _OURS)
         before = self._before
         if before is not None:
+            hold(before)
             admin = None if before.admin is None else inherited(before.admin)
             self._sockets = Sockets(inherited(before.listener), admin)
             self._be_parent()
@@ -193,12 +224,25 @@ class Parent(Life):
         else:
             self._sockets = self._open(self.settings, self._given)
             if count_of(self.settings) > 1:
-                self._be_parent().start()
-            else:
-                self._serve()
+                workers = self._be_parent()
+                workers.on_serving = self.first_serves
+                workers.start()
+                self._supervisor.watch(self.reactor)
+                return self._events
+            self._serve()
         self._supervisor.ready()
         self._supervisor.watch(self.reactor)
         return self._events
+
+    def first_serves(self) -> None:
+        """One of the first workers takes posts."""
+        # A reload says it at its end.
+        if not self._is_busy:
+            self._ready()
+
+    def _ready(self) -> None:
+        if not self._is_stopping:
+            self._supervisor.ready()
 
     def _open(self, settings: Settings, given: Listeners) -> Sockets:
         """
@@ -285,6 +329,7 @@ class Parent(Life):
         # Who had fallen was to be started again by the one before.
         self._workers.fill_up()
         self._events.phase_reached("main", "executed")
+        self._refuse(self._problems)
 
     def _plan(self, configuration: Configuration, sockets: Sockets) -> Plan:
         settings = configuration.settings
@@ -318,28 +363,37 @@ class Parent(Life):
             self.reload()
 
     async def _reload(self) -> None:
-        started_at = self.reactor.seconds()
         self._supervisor.reloading()
         self._events.phase_reached("main", "reload")
         try:
+            await self._renew_or_refuse()
+            await self._execute_when_alone()
+        finally:
+            # Whatever has become of it, it is over.
+            self._ready()
+
+    async def _renew_or_refuse(self) -> None:
+        started_at = self.reactor.seconds()
+        try:
             await self._renew()
-        except SettingsError as e:
+        except Exception as e:
             self.reloads[RELOAD_REFUSED] += 1
-            self._refuse(e.problems)
-        except NotRenewed as e:
-            self.reloads[RELOAD_REFUSED] += 1
-            self._refuse([str(e)])
+            match e:
+                case SettingsError():
+                    self._refuse(e.problems)
+                case NotRenewed() | OSError():
+                    self._refuse([str(e)])
+                case _:
+                    # Nobody has thought of it.
+                    self._refuse([repr(e)])
         else:
             self.reloads[RELOAD_DONE] += 1
             took = self.reactor.seconds() - started_at
             assert self._workers is not None
             self._events.reload_done(self._workers.generation, took)
             self._is_outdated = True
-        await self._execute_when_alone()
-        if not self._is_stopping:
-            self._supervisor.ready()
 
-    def _refuse(self, problems: list[str]) -> None:
+    def _refuse(self, problems: Sequence[str]) -> None:
         for problem in problems:
             self._events.reload_refused(problem)
 
@@ -402,15 +456,20 @@ class Parent(Life):
         try:
             return self._open(settings, kept)
         except CannotListenError as e:
+            if kept.admin is not None:
+                kept.admin.close()
             raise SettingsError([why_not_listening(e, settings)]) from None
 
     async def _go_over_to(
         self, workers: Workers, configuration: Configuration, sockets: Sockets
     ) -> None:
         is_first, has_moved = self._workers is None, sockets is not self._sockets
+        # What is served here was promised its time by the configuration of before.
+        leave_seconds = self.settings.keepalive_timeout_seconds
         if has_moved:
             self._sockets.close()
         self._workers, self._configuration = workers, configuration
+        self._environment.become(configuration.environ, _OURS)
         self._sockets, logiss = sockets, self._logiss
         if is_first:
             assert logiss is not None
@@ -423,15 +482,18 @@ class Parent(Life):
         if self._admin is None and not self._is_stopping:
             self._open_admin()
         if is_first and logiss is not None:
-            left = Deferred.fromCoroutine(self._leave(logiss, workers))
+            left = Deferred.fromCoroutine(self._leave(logiss, workers, leave_seconds))
             left.addErrback(lambda reason: self._refuse([repr(reason.value)]))
 
-    async def _leave(self, logiss: LogissService, workers: Workers) -> None:
+    async def _leave(
+        self, logiss: LogissService, workers: Workers, within_seconds: float
+    ) -> None:
         """What this process has served itself leaves, as an old worker does."""
-        await logiss.leave(workers.plan.leave_seconds)
+        await logiss.leave(within_seconds)
         if self._is_stopping:
             return
         await self._end_own()
+        workers.own_could = False
         workers.own_has_gone(logiss.watch.facts(), logiss.watch.sample())
         self._logiss = None
         if not self._is_busy:
@@ -451,12 +513,48 @@ class Parent(Life):
         """Take the code that is installed now, unless clients are still served here."""
         if not self._is_outdated or self._logiss is not None or not self._may_execute:
             return
+        # It may have been changed, or broken, since the workers were started.
+        why = await self._why_not_executable()
+        if why or self._is_stopping:
+            self._refuse([why] if why else [])
+            return
         await self._close_admin()
         await self.lines_written()
         if not self._is_stopping:
             self._execute()
         if self._admin is None and not self._is_stopping:
             self._open_admin()
+
+    async def _why_not_executable(self) -> str:
+        """
+        Why the code that is installed now could not be this process; nothing if it
+        could. Another process finds that out, since this one could not go back.
+        """
+        descriptor = write_down(self._takeover())
+        environ = self._environ(descriptor)
+        try:
+            self._trial = trial = start_trial(this_command(), environ, descriptor)
+        except OSError as e:
+            return f"the installed code cannot be tried as the parent: {e.strerror}"
+        finally:
+            os.close(descriptor)
+        deadline = self.reactor.seconds() + TRIAL_SECONDS
+        while (code := trial.exit_code()) is None:
+            if self._is_stopping or self.reactor.seconds() >= deadline:
+                trial.kill()
+            await deferLater(self.reactor, _POLL_SECONDS)
+        self._trial = None
+        if code == TRIAL_PASSED or self._is_stopping:
+            return ""
+        return (
+            "the installed code could not be the parent; the lines above say why, and"
+            " the parent stays what it was"
+        )
+
+    def _environ(self, takeover: int) -> dict[str, str]:
+        """With which this process is executed."""
+        at_start = self._environment.at_start
+        return {**at_start, **self._supervisor.variables, TAKEOVER: str(takeover)}
 
     def _execute(self) -> None:
         """Become the parent of the same workers, with the code of now."""
@@ -471,14 +569,10 @@ class Parent(Life):
             signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
         handed = self._takeover()
         descriptor = hand_over(handed)
-        environ = {
-            **os.environ,
-            **self._supervisor.variables,
-            TAKEOVER: str(descriptor),
-        }
+        command = this_command()
         try:
             os.execve(  # noqa: S606, it is this very program
-                sys.executable, [sys.executable, *sys.orig_argv[1:]], environ
+                command[0], list(command), self._environ(descriptor)
             )
         except OSError as e:
             keep(handed, descriptor)
@@ -534,6 +628,11 @@ class Parent(Life):
         for workers in (self._workers, self._coming):
             if workers is not None:
                 workers.kill()
+        self._end_trial()
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.kill()
 
     def _given_up(self) -> None:
         self._has_given_up = True
@@ -550,6 +649,7 @@ class Parent(Life):
         self._events.lines_dropped(count)
 
     async def end(self) -> int:
+        self._end_trial()
         self._sockets.close()
         code = int(self._has_given_up)
         own = self._end_own()

@@ -5,6 +5,7 @@ A worker is the command of this process once more, from what is installed then, 
 listening socket and one end of an intercom.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -22,6 +23,12 @@ WORKER = "LOGISS_WORKER"
 #: Starts a logiss that is none of twistd, of which there may be only one for a pidfile.
 #: No module is taken from the folder that it happens to be started in.
 LOGISS_RUN = (sys.executable, "-P", "-m", "logiss", "run")
+#: In place of a place: the process is to say whether it could be the parent, and end.
+TRIAL = "trial"
+#: How it says so; code of which a part is missing ends with 0 as well.
+TRIAL_PASSED = 97
+#: Linux starts no process with one that is as long (MAX_ARG_STRLEN, execve(2)).
+VARIABLE_BYTES_MAX = 128 * 1024
 #: The exit code of a process that somebody else has waited for.
 _UNKNOWN = 255
 
@@ -94,17 +101,11 @@ class IProcesses(Protocol):
     ) -> IProcess: ...
 
 
-class Process:
-    """
-    A process that is a child of this one.
+class Child:
+    """A process that is a child of this one."""
 
-    @ivar descriptor: of our end of the intercom.
-    """
-
-    def __init__(self, pid: int, descriptor: int, intercom: Intercom) -> None:
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.descriptor = descriptor
-        self.intercom = intercom
         self._code: int | None = None
 
     def exit_code(self) -> int | None:
@@ -123,6 +124,19 @@ class Process:
         if self.exit_code() is None:
             os.kill(self.pid, signal.SIGKILL)
 
+
+class Process(Child):
+    """
+    That of a worker.
+
+    @ivar descriptor: of our end of the intercom.
+    """
+
+    def __init__(self, pid: int, descriptor: int, intercom: Intercom) -> None:
+        super().__init__(pid)
+        self.descriptor = descriptor
+        self.intercom = intercom
+
     def let_go(self) -> None:
         """It has ended."""
         if self.descriptor >= 0:
@@ -133,6 +147,19 @@ class Process:
 def this_command() -> tuple[str, ...]:
     """What this process has been started with."""
     return (sys.executable, *sys.orig_argv[1:])
+
+
+def start_trial(
+    command: Sequence[str], environ: Mapping[str, str], takeover: int
+) -> Child:
+    """
+    Have a process find out whether `command` could be executed to take over what
+    stands in the file with the descriptor `takeover`. It ends with TRIAL_PASSED, or
+    otherwise.
+
+    @raise OSError: it cannot be started.
+    """
+    return Child(_spawn(command, {**environ, WORKER: TRIAL}, [takeover]))
 
 
 class Processes:
@@ -194,8 +221,27 @@ def _spawn(
             environ,
             # Ctrl-C is for the parent alone, which tells its workers what to do.
             setpgroup=0,
-            setsigmask=(),
+            # It would end by SIGHUP as long as it does not know what to do then.
+            setsigmask=(signal.SIGHUP,),
         )
+    except OSError as e:
+        if e.errno == errno.E2BIG:
+            raise OSError(e.errno, _why_too_long(environ)) from None
+        raise
     finally:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
+
+
+def _why_too_long(environ: Mapping[str, str]) -> str:
+    """Of which of them the system starts no process; says no value."""
+    names = [
+        name
+        for name, text in environ.items()
+        if len(os.fsencode(f"{name}={text}")) >= VARIABLE_BYTES_MAX
+    ]
+    which = ", ".join(names) or "all variables together"
+    return (
+        f"{which}: too long for a process to be started with; a variable may have"
+        f" {VARIABLE_BYTES_MAX} bytes with its name: put less into it"
+    )

@@ -393,6 +393,18 @@ def read(environ: Mapping[str, str]) -> Settings:
 
     @raise SettingsError: with every mistake there is.
     """
+    settings, problems = read_what_is_right(environ)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def read_what_is_right(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """
+    As `read`, for whoever has to go on in any case.
+
+    @return: settings where what is wrong counts as not set, and every mistake.
+    """
     reader = _Reader(environ)
     values: dict[str, Any] = {"deploy": "", "port": 0}
     for name, variable in VARIABLES.items():
@@ -413,9 +425,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             "DEDUPE_REDIS: needs REDIS_URL, the Redis that the processes share; set it"
             " or unset DEDUPE_REDIS"
         )
-    if problems:
-        raise SettingsError(problems)
-    return settings
+    return settings, problems
 
 
 @frozen

@@ -87,6 +87,16 @@ def hand_over(takeover: Takeover) -> int:
 
     @return: the descriptor of what is written.
     """
+    descriptor = write_down(takeover)
+    for each in [descriptor, *takeover.descriptors()]:
+        os.set_inheritable(each, True)
+    return descriptor
+
+
+def write_down(takeover: Takeover) -> int:
+    """
+    @return: the descriptor of what is written.
+    """
     # What has been told is in words that another version may not have.
     workers = tuple(astuple(worker, recurse=False)[:-2] for worker in takeover.workers)
     told = [(worker.facts, worker.sample) for worker in takeover.workers]
@@ -109,14 +119,17 @@ def hand_over(takeover: Takeover) -> int:
     )
     descriptor = memory_file("logiss-takeover")
     os.write(descriptor, octets)
-    for each in [descriptor, *takeover.descriptors()]:
-        os.set_inheritable(each, True)
     return descriptor
 
 
 def keep(takeover: Takeover, descriptor: int) -> None:
     """Nothing was executed: all is as before `hand_over`."""
     os.close(descriptor)
+    hold(takeover)
+
+
+def hold(takeover: Takeover) -> None:
+    """Whoever is started from now on gets nothing of it but what it is given."""
     for each in takeover.descriptors():
         os.set_inheritable(each, False)
 

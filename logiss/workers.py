@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
@@ -114,7 +114,7 @@ class Plan:
 
     count: int
     listener: int
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     drain_seconds: float
     leave_seconds: float
 
@@ -123,6 +123,7 @@ class Workers:
     """
     @param on_given_up: called when no worker can be started.
     @ivar falls: how often workers of a number have ended unasked.
+    @ivar on_serving: called when one of them takes posts for the first time.
     @ivar own: knows of what the parent itself serves, if it does.
     @ivar own_could: whether the parent, serving by itself, could deliver a post.
     """
@@ -159,6 +160,7 @@ class Workers:
         self._beat = LoopingCall(self._beaten)
         self._beat.clock = clock
         self.started_at = clock.seconds()
+        self.on_serving: Callable[[], None] | None = None
         self.own: IWatch | None = None
         self.own_could = False
 
@@ -441,6 +443,9 @@ class Workers:
                 if worker.state == STARTING:
                     worker.enter(SERVING, self._clock.seconds())
                     self._missing_since.pop(worker.number, None)
+                on_serving, self.on_serving = self.on_serving, None
+                if on_serving is not None:
+                    on_serving()
             case ("told", str(dialect), int(clients), int(posts), bytes(more)):
                 worker.clients, worker.posts = clients, posts
                 if more and dialect == DIALECT:

@@ -10,7 +10,26 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss.__main__ import main
 from logiss.credentials import password_digest
-from logiss.env_file import FILE_BYTES_MAX, EnvFileError, in_file, merged
+from logiss.env_file import FILE_BYTES_MAX, EnvFileError, Environment, in_file, merged
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """Libraries look into the environment, not into the file."""
+
+    def test_become(self) -> None:
+        """What is theirs stands there as long as it counts; then what was before."""
+        environ = {"HOME": "/", "LANG": "C", "PORT": "1"}
+        environment = Environment(environ)
+        at_start = dict(environ)
+        environment.become(
+            {**environ, "LANG": "de", "PORT": "2", "MORE": "a"}, {"PORT"}
+        )
+        self.assertEqual(environ, {"HOME": "/", "LANG": "de", "PORT": "1", "MORE": "a"})
+        environment.become({**at_start, "MORE": "b"}, {"PORT"})
+        self.assertEqual(environ, {**at_start, "MORE": "b"})
+        environment.become(at_start, {"PORT"})
+        self.assertEqual(environ, at_start)
+        self.assertEqual(environment.at_start, at_start)
 
 
 class EnvFileTests(SynchronousTestCase):

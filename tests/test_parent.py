@@ -16,8 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import parent
 from logiss.activation import NO_LISTENERS, Listeners
+from logiss.env_file import Environment
 from logiss.life import TwistedEvents
 from logiss.parent import Configuration, Parent, Sockets
+from logiss.processes import TRIAL_PASSED
 from logiss.settings import Settings, SettingsError
 from logiss.takeover import TAKEOVER
 from logiss.variables import Destination
@@ -77,6 +79,32 @@ class FakeSupervisor:
         self.said.append("stopping")
 
 
+class FakeTrial:
+    """
+    Whether the installed code starts.
+
+    @ivar code: with which it ends; None while it has not.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = TRIAL_PASSED
+        self.environs: list[dict[str, str]] = []
+        self.kills = 0
+
+    def start(
+        self, command: Any, environ: dict[str, str], descriptor: int
+    ) -> "FakeTrial":
+        self.environs.append(environ)
+        return self
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.code = -signal.SIGKILL
+
+
 class FakeLogiss:
     """What the process serves by itself."""
 
@@ -85,10 +113,12 @@ class FakeLogiss:
         facts = SimpleNamespace(started_at=1.5)
         self.watch = SimpleNamespace(facts=lambda: facts, sample=lambda: None)
         self.left: Deferred[None] = Deferred()
+        self.leave_seconds = 0.0
         self.drained: Deferred[None] = Deferred()
         self.stops = 0
 
     async def leave(self, within_seconds: float) -> None:
+        self.leave_seconds = within_seconds
         await self.left
 
     async def end_admin(self) -> None:
@@ -131,6 +161,9 @@ class FakeWorkers:
     def watch(self) -> None:
         """Nobody is there."""
 
+    def fill_up(self) -> None:
+        """Nobody is to be there."""
+
     def living(self, *states: str) -> list[Any]:
         return []
 
@@ -152,6 +185,8 @@ class ParentCase(SynchronousTestCase):
         self.addCleanup(lambda: self.assertEqual(clock.getDelayedCalls(), []))
         self.lines = Lines()
         self.supervisor: Any = FakeSupervisor()
+        self.environ = {"HOME": "/"}
+        self.environment = Environment(self.environ)
         self.next: Configuration | SettingsError = CONFIGURATION
         self.open: list[FakeSocket] = []
         self.patch(parent, "Workers", lambda *given: self.workers_given(*given))
@@ -165,6 +200,9 @@ class ParentCase(SynchronousTestCase):
         self.patch(signal, "pthread_sigmask", lambda *how: self.masks.append(how))
         self.patch(signal, "pthread_kill", lambda *who: self.raised.append(who))
         self.patch(parent, "hand_over", lambda handed: 99)
+        self.patch(parent, "write_down", lambda handed: os.dup(0))
+        self.trial = FakeTrial()
+        self.patch(parent, "start_trial", self.trial.start)
         self.make(NO_LISTENERS)
 
     def make(self, given: Listeners) -> None:
@@ -176,6 +214,7 @@ class ParentCase(SynchronousTestCase):
             given=given,
             read_again=self.read_again,
             supervisor=self.supervisor,
+            environment=self.environment,
             may_execute=self.may_execute,
         )
         self.waits_for_reader(False)
@@ -186,7 +225,10 @@ class ParentCase(SynchronousTestCase):
     def waits_for_reader(self, waits: bool) -> None:
         """Whether the log has lines that nobody has read."""
         journal: Any = SimpleNamespace(
-            flush=lambda: None, share=lambda: None, waiting=waits
+            flush=lambda: None,
+            share=lambda: None,
+            write=lambda line: None,
+            waiting=waits,
         )
         self.parent.journal = journal
 
@@ -264,8 +306,26 @@ class ReloadTests(ParentCase):
         self.parent.reload()
         self.workers.renewals[-1].errback(ZeroDivisionError())
         self.assertEqual(self.refused(), ["ZeroDivisionError()"])
+        self.assertEqual(self.parent.reloads, {"done": 0, "refused": 1})
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
         self.parent.reload()
         self.assertEqual(len(self.workers.renewals), 2)
+        self.workers.renewals[-1].errback(OSError(errno.EMFILE, "Too many open files"))
+        self.assertEqual(self.refused()[1:], ["[Errno 24] Too many open files"])
+        self.assertEqual(self.parent.reloads, {"done": 0, "refused": 2})
+
+    def test_unexpected_behind(self) -> None:
+        """The supervisor hears of the end even so."""
+        self.be_parent()
+
+        def fail(handed: Any) -> int:
+            raise ZeroDivisionError
+
+        self.patch(parent, "write_down", fail)
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(self.refused(), ["ZeroDivisionError()"])
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
 
     def test_meanwhile(self) -> None:
         """However often it comes while one is under way, there is one more."""
@@ -319,6 +379,8 @@ class OwnTests(ParentCase):
         self.assertEqual((logiss.stops, self.executed), (1, []))
         logiss.drained.callback(None)
         self.assertEqual((self.workers.gone_own, len(self.executed)), (1, 1))
+        # Nothing is measured by it any more.
+        self.assertFalse(self.workers.own_could)
 
     def test_refused(self) -> None:
         """One that is refused leaves it as it was."""
@@ -332,6 +394,18 @@ class OwnTests(ParentCase):
         self.assertEqual(self.done(), 1)
         # Each has descriptors of its own.
         self.assertEqual(self.made, 1)
+
+    def test_keepalive(self) -> None:
+        """Its clients stay for as long as they were told, whatever counts from now."""
+        logiss = self.serve()
+        changed = evolve(settings("sent"), keepalive_timeout_seconds=1.0)
+        self.next = Configuration(changed, {})
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(self.workers.plans[0].leave_seconds, 1.0)
+        self.assertEqual(
+            logiss.leave_seconds, CONFIGURATION.settings.keepalive_timeout_seconds
+        )
 
     def test_gone_meanwhile(self) -> None:
         """Nothing is executed in the middle of another renewal, but behind it."""
@@ -408,6 +482,7 @@ class ExecuteTests(ParentCase):
         ((path, arguments, environ),) = self.executed
         self.assertEqual(arguments[0], path)
         self.assertEqual(environ[TAKEOVER], "99")
+        self.assertEqual(environ["HOME"], "/")
         self.assertEqual(environ["NOTIFY_SOCKET"], "@systemd")
         self.assertEqual(self.masks[0], (signal.SIG_BLOCK, HELD))
         self.assertEqual(self.raised, [])
@@ -450,6 +525,76 @@ class ExecuteTests(ParentCase):
         self.assertEqual(self.masks[-1], (signal.SIG_UNBLOCK, HELD))
         self.parent.reload()
         self.assertEqual(len(self.workers.renewals), 2)
+
+
+class TrialTests(ParentCase):
+    """What is installed is tried in another process first: there is no way back."""
+
+    WHY = (
+        "the installed code could not be the parent; the lines above say why, and the"
+        " parent stays what it was"
+    )
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.be_parent()
+        self.trial.code = None
+        self.parent.reload()
+        self.renewed()
+
+    def test_waits(self) -> None:
+        """Nothing is executed before it has said that it could."""
+        self.clock.pump([0.05] * 3)
+        self.assertEqual((self.done(), self.executed), (1, []))
+        self.trial.code = TRIAL_PASSED
+        self.clock.advance(0.05)
+        self.assertEqual((len(self.executed), self.trial.kills), (1, 0))
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
+
+    def test_could_not(self) -> None:
+        """Else it is a line, and the next SIGHUP tries again; 0 says nothing."""
+        for code in (1, 0):
+            self.trial.code = code
+            self.clock.advance(0.05)
+            self.assertEqual(self.refused()[-1], self.WHY)
+            self.trial.code = None
+            self.parent.reload()
+            self.workers.renewals[-1].errback(NotRenewed("no use"))
+        self.assertEqual(self.executed, [])
+        self.trial.code = TRIAL_PASSED
+        self.clock.advance(0.05)
+        self.assertEqual(len(self.executed), 1)
+
+    def test_too_long(self) -> None:
+        """It does not wait for ever."""
+        self.clock.pump([0.05] * 420)
+        self.assertEqual(self.refused(), [self.WHY])
+        self.assertEqual((self.executed, self.trial.kills), ([], 1))
+
+    def test_stopping(self) -> None:
+        """SIGTERM ends it, and nothing is executed."""
+        self.parent.stop("SIGTERM")
+        Deferred.fromCoroutine(self.parent.end())
+        self.clock.pump([0.05] * 2)
+        self.assertEqual((self.executed, self.refused()), ([], []))
+        self.assertEqual(self.trial.kills, 1)
+
+    def test_impossible(self) -> None:
+        """A system without room for another process is a line as well."""
+        self.trial.code = 1
+        self.clock.advance(0.05)
+
+        def fail(*given: Any) -> None:
+            raise OSError(errno.EAGAIN, "No room")
+
+        self.patch(parent, "start_trial", fail)
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(
+            self.refused()[1:],
+            ["the installed code cannot be tried as the parent: No room"],
+        )
+        self.assertEqual(self.executed, [])
 
 
 class NeverTests(ParentCase):
@@ -536,6 +681,19 @@ class SocketsTests(ParentCase):
         )
         self.assertEqual(self.ports(), [5000])
 
+    def test_taken_beside(self) -> None:
+        """Nor is a duplicate left of the status page's, which was to be kept."""
+        admin: Any = FakeSocket(9000, self.open)
+        self.parent._sockets.admin = admin
+        now = evolve(settings("sent"), admin_port=9000)
+        self.parent._configuration = Configuration(now, {})
+        self.error = OSError(errno.EADDRINUSE, "Address already in use")
+        for _ in range(2):
+            self.configure(admin_port=9000, port=5001)
+            self.parent.reload()
+        self.assertEqual(len(self.refused()), 2)
+        self.assertEqual(self.ports(), [5000, 9000])
+
     def test_admin(self) -> None:
         """The port of the status page may come, move and go by itself."""
         opened: list[Any] = []
@@ -580,9 +738,86 @@ class SocketsTests(ParentCase):
             given=NO_LISTENERS,
             read_again=self.read_again,
             supervisor=self.supervisor,
+            environment=self.environment,
             before=before,  # type: ignore[arg-type]
         )
         self.assertEqual(again._given_variables, {"PORT": "5000"})
+
+
+class TakeOverTests(ParentCase):
+    """What it is after it has executed itself."""
+
+    def test_problems(self) -> None:
+        """What is not right any more is a line each, and no reason to end."""
+        self.be_parent()
+        self.parent._problems = ["PEMFILE: has gone"]
+        before: Any = SimpleNamespace(workers=(), falls={1: 2})
+        self.parent._take_over(before)
+        self.assertEqual(self.workers.falls, {1: 2})
+        self.assertEqual(self.refused(), ["PEMFILE: has gone"])
+
+
+class SecretsTests(SynchronousTestCase):
+    """Whoever prints a configuration or a plan prints no secret."""
+
+    def test_none(self) -> None:
+        """Variables are not shown."""
+        environ = {"TOKEN_MAP": "user:hunter2"}
+        for shown in (
+            Configuration(settings("sent"), environ),
+            Plan(1, 3, environ, 1.0, 1.0),
+        ):
+            self.assertNotIn("hunter2", repr(shown))
+
+
+class EnvironmentTests(ParentCase):
+    """Libraries find what stands for them in the file, in this process too."""
+
+    def test_changed(self) -> None:
+        """From SIGHUP on, until the file has it no more; who executes has it anew."""
+        self.be_parent()
+        self.next = Configuration(
+            settings("sent"), {"HOME": "/", "DEPLOY": "a", "SSL_CERT_FILE": "b"}
+        )
+        self.parent.reload()
+        self.assertEqual(self.environ, {"HOME": "/"})
+        self.renewed()
+        self.assertEqual(self.environ, {"HOME": "/", "SSL_CERT_FILE": "b"})
+        self.assertNotIn("SSL_CERT_FILE", self.executed[-1][2])
+        self.next = Configuration(settings("sent"), {"HOME": "/"})
+        self.parent.reload()
+        self.renewed()
+        self.assertEqual(self.environ, {"HOME": "/"})
+
+
+class ReadyTests(ParentCase):
+    """With workers the supervisor hears that it is ready when one of them serves."""
+
+    def test_begin(self) -> None:
+        """Not before, for the process itself takes no posts."""
+        workers: Any = self.workers
+        workers.start = lambda: None
+        several = Configuration(evolve(settings("sent"), workers=2), {})
+        self.parent._configuration = several
+        self.patch(self.parent, "_open", lambda *_: self.sockets(5000))
+        self.patch(self.parent, "_be_parent", lambda: workers)
+        self.supervisor.watch = lambda reactor: None
+        self.parent.begin()
+        self.assertEqual(self.supervisor.said, [])
+        workers.on_serving()
+        self.assertEqual(self.supervisor.said, ["ready"])
+
+    def test_not_now(self) -> None:
+        """In the middle of a reload its end says so, and who stops does not."""
+        self.be_parent()
+        self.parent.reload()
+        self.parent.first_serves()
+        self.assertEqual(self.supervisor.said, ["reloading"])
+        self.renewed()
+        self.assertEqual(self.supervisor.said, ["reloading", "ready"])
+        self.parent.stop("SIGTERM")
+        self.parent.first_serves()
+        self.assertEqual(self.supervisor.said, ["reloading", "ready", "stopping"])
 
 
 class DestinationTests(ParentCase):

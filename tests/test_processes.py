@@ -129,6 +129,12 @@ class ProcessesTests(SynchronousTestCase):
         process.kill()
         self.assertEqual(self.code(process), -signal.SIGKILL)
 
+    def test_hangup(self) -> None:
+        """SIGHUP to all processes at once does not end one that has just begun."""
+        process = self.start("import time; time.sleep(0.2); os._exit(3)")
+        os.kill(process.pid, signal.SIGHUP)
+        self.assertEqual(self.code(process), 3)
+
     def test_waited_for(self) -> None:
         """One whose end somebody else has seen has ended, somehow."""
         process = self.start("os._exit(0)")
@@ -151,7 +157,7 @@ for n in range(3, 200):
     there.add(n)
 assert there - {passed_on()!r} == {{int(listener), int(shares), int(intercom)}}, there
 assert os.getpgrp() == os.getpid()
-assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {{signal.SIGHUP}}
 os.write(int(intercom), b"here")
 os._exit(0)
 """
@@ -172,6 +178,17 @@ os._exit(0)
             self.start("", ["/nowhere/python"])
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         self.assertFalse(os.get_inheritable(self.listener.fileno()))
+
+    def test_too_long(self) -> None:
+        """A variable that no process can be started with is named, its value not."""
+        processes = Processes(self.reactor, [sys.executable, "-c", ""])
+        environ = {"SHORT": "1", "TOKEN_MAP": "hunter2" * 20_000}
+        number, shares = self.listener.fileno(), self.shares
+        with self.assertRaises(OSError) as caught:
+            processes.start(1, number, shares, environ, lambda _: None, lambda: None)
+        why = str(caught.exception)
+        self.assertIn(" TOKEN_MAP: too long for a process to be started with;", why)
+        self.assertNotIn("hunter2", why)
 
     def test_let_go(self) -> None:
         """Its end of the intercom is closed once."""

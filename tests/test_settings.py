@@ -28,6 +28,7 @@ from logiss.settings import (
     read,
     read_hmac_key,
     read_redis,
+    read_what_is_right,
 )
 from logiss.variables import EVERYBODY, MASK, BackendPEM, Destination, RedisURL
 
@@ -583,6 +584,33 @@ class ReadTests(ReadTestCase):
         for text in ("a.b:1", "[::1]:2", "10.0.0.1:3", "relp://[::1]:4"):
             (destination,) = self.read(FORWARD_DEST=text).forward_dest
             self.assertEqual(str(destination), text)
+
+
+class WhatIsRightTests(ReadTestCase):
+    """A parent that has taken over reads what there is."""
+
+    def test_gone(self) -> None:
+        """A mistake is told, and counts as not set; all else is as it is set."""
+        environ = {
+            **REQUIRED,
+            "DEPLOY": "kept",
+            "PEMFILE": "/nowhere/cert.pem",
+            "CAPTURE_REFUSED": "/nowhere/folder",
+        }
+        found, problems = read_what_is_right(environ)
+        with self.assertRaises(SettingsError) as caught:
+            read(environ)
+        self.assertEqual(problems, caught.exception.problems)
+        names = {problem.partition(":")[0] for problem in problems}
+        self.assertEqual(names, {"PEMFILE", "CAPTURE_REFUSED"})
+        self.assertEqual(found.deploy, "kept")
+        self.assertEqual(read_what_is_right(REQUIRED), (read(REQUIRED), []))
+
+    def test_nothing(self) -> None:
+        """There are always some."""
+        found, problems = read_what_is_right({})
+        self.assertEqual(found.port, 0)
+        self.assertTrue(problems)
 
 
 class EffectiveTests(ReadTestCase):

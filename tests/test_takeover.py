@@ -9,7 +9,7 @@ from logiss import takeover
 from logiss.history import Sample
 from logiss.intercom import NotUnderstood, written
 from logiss.metrics import Metrics
-from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, keep, take_over
+from logiss.takeover import TAKEOVER, Handed, Takeover, hand_over, hold, keep, take_over
 from logiss.totals import Gone
 
 
@@ -71,6 +71,12 @@ class TakeoverTests(SynchronousTestCase):
         self.assertFalse(any(os.get_inheritable(each) for each in self.open))
         with self.assertRaises(OSError):
             os.fstat(descriptor)
+
+    def test_held(self) -> None:
+        """Whoever has taken it over passes none of it on unasked."""
+        self.hand_over()
+        hold(self.handed)
+        self.assertFalse(any(os.get_inheritable(each) for each in self.open))
 
     def test_secrets(self) -> None:
         """Whoever prints it prints no secret."""

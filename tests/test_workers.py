@@ -219,6 +219,17 @@ class WorkersCase(SynchronousTestCase):
 class StartTests(WorkersCase):
     """`Workers.start` starts as many as there are to be."""
 
+    def test_serving(self) -> None:
+        """Whoever wants to know hears when the first of them takes posts, once."""
+        calls: list[None] = []
+        self.workers.on_serving = lambda: calls.append(None)
+        self.workers.start()
+        self.all[0].prepare()
+        self.assertEqual(calls, [])
+        for process in self.all:
+            process.say("accepts")
+        self.assertEqual(calls, [None])
+
     def test_start(self) -> None:
         """Each is started with the plan, is told to accept, and serves when it does."""
         self.workers.start()
