@@ -77,6 +77,7 @@ class Worker:
     @ivar has_accepted: it has said that it takes posts: there may be some to lose.
     @ivar understands: which version of what parents hand over its code understands.
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
+    @ivar is_held: it is to take posts as soon as it can deliver them.
     @ivar quiet_beats: so often it has said nothing.
     """
 
@@ -90,6 +91,7 @@ class Worker:
     has_accepted: bool = False
     understands: int | None = None
     is_on_trial: bool = True
+    is_held: bool = False
     is_ended: bool = False
     quiet_beats: int = 0
     clients: int = 0
@@ -190,6 +192,8 @@ class Workers:
             self._missing_since.pop(worker.number, None)
         if worker.state == LEAVING:
             self._have_leave(worker, self.plan.leave_seconds)
+        elif worker.state == STARTING:
+            self._let_in(worker)
         else:
             self._have_accept(worker)
 
@@ -361,7 +365,7 @@ class Workers:
             self._note_fall(number)
             self._start_again(number)
             return
-        self._have_accept(worker)
+        self._let_in(worker)
 
     def _begin(self, number: int, plan: Plan, generation: int, shares: int) -> Worker:
         now = self._clock.seconds()
@@ -383,13 +387,29 @@ class Workers:
             lambda message: self._heard(worker, message), lambda: self._ended(worker)
         )
 
+    def _let_in(self, worker: Worker) -> None:
+        """
+        Have `worker` take posts, if need be when it can deliver them: having no client,
+        it would get each new one, although others could serve it.
+        """
+        worker.is_on_trial, worker.is_held = False, True
+        self._miss(worker.number)
+        self._let_in_held()
+
+    def _let_in_held(self) -> None:
+        could = any(worker.is_prepared for worker in self.living(SERVING))
+        for worker in self.living(STARTING):
+            if worker.is_held and (worker.is_prepared or not could):
+                self._have_accept(worker)
+
     def _have_accept(self, worker: Worker) -> None:
-        worker.is_on_trial = False
+        worker.is_on_trial = worker.is_held = False
         if worker.state == STARTING:
             self._miss(worker.number)
         worker.process.intercom.say("accept")
 
     def _have_leave(self, worker: Worker, within_seconds: float) -> None:
+        worker.is_held = False
         worker.enter(LEAVING, self._clock.seconds())
         worker.process.intercom.say("leave", within_seconds)
 
@@ -436,6 +456,7 @@ class Workers:
                 worker.understands = version
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
+                self._let_in_held()
             case ("accepts",):
                 worker.has_accepted = True
                 if worker.state == STARTING:
@@ -487,6 +508,7 @@ class Workers:
             return
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
+            self._let_in_held()
         elif code and self._is_stopping and worker.has_accepted:
             self._has_failed = True
 

@@ -276,7 +276,50 @@ class FallTests(WorkersCase):
         self.assertEqual(len(self.all), 2)
         self.later(0.2)
         self.assertEqual(self.states(), [(2, SERVING), (1, STARTING)])
+        self.all[2].prepare()
         self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_not_prepared(self) -> None:
+        """While another can deliver, the new one takes no posts until it can, too."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[2].prepare(False)
+        self.beat(3)
+        self.assertEqual(self.all[2].said, [])
+        self.assertIsNotNone(self.workers.facts(FACTS).worker_counts[0].missing_since)
+        self.all[2].say("prepared", True)
+        self.assertEqual(self.all[2].said, ["accept"])
+        self.all[2].say("prepared", True)
+        self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_nobody_prepared(self) -> None:
+        """It takes them as well as the others when these cannot deliver any more."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[2].prepare(False)
+        self.all[1].say("prepared", False)
+        self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_others_gone(self) -> None:
+        """It takes them when there is no other any more."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[1].end(-9)
+        self.later(0.1)
+        self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_held_falls(self) -> None:
+        """One that ends before it was let in has fallen, and is replaced."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[2].end(1)
+        self.later(1.1)
+        self.assertEqual(self.workers.falls, {1: 2})
+        self.assertEqual([p.start.number for p in self.all], [1, 2, 1, 1])
 
     def test_end_in_order(self) -> None:
         """So is one that somebody else has told to stop, and has ended well."""
@@ -553,6 +596,7 @@ class RenewTests(WorkersCase):
         self.later(0.7)
         replacement = self.all[-1]
         self.assertEqual(replacement.start.environ, {"A": "1"})
+        replacement.prepare()
         self.assertEqual(replacement.said, ["accept"])
         for process in self.all[2:5]:
             process.prepare()
