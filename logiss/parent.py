@@ -369,7 +369,7 @@ class Parent(Life):
                 self._given_up,
             )
         if self._logiss is not None:
-            workers.own_could = self._logiss.is_prepared
+            workers.own_has = self._logiss.has
         try:
             await workers.renew(plan)
         except BaseException:

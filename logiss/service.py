@@ -455,10 +455,13 @@ class LogissService(Service):
         self.events.phase_reached("http", "listen", port=self.address.port)
 
     @property
-    def is_prepared(self) -> bool:
-        """Whether a post that came now could be delivered."""
+    def has(self) -> tuple[bool, bool]:
+        """
+        Whether it has a usable backend connection, and whether it has its credentials:
+        with both of them a post that came now could be delivered.
+        """
         usable = self.forwarder.pool.connected
-        return usable > 0 and self.admission.credentials.is_loaded
+        return usable > 0, self.admission.credentials.is_loaded
 
     def _begin(self) -> None:
         super().startService()

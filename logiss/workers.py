@@ -74,6 +74,8 @@ class Worker:
 
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
+    @ivar said_to_have: whether it has a backend connection, and its credentials; older
+        versions do not say.
     @ivar has_accepted: it has said that it takes posts: there may be some to lose.
     @ivar understands: which version of what parents hand over its code understands.
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
@@ -88,6 +90,7 @@ class Worker:
     state: str = STARTING
     has_spoken: bool = False
     is_prepared: bool = False
+    said_to_have: tuple[bool, bool] | None = None
     has_accepted: bool = False
     understands: int | None = None
     is_on_trial: bool = True
@@ -99,6 +102,11 @@ class Worker:
     facts: Facts | None = None
     sample: Sample | None = None
     process: IProcess = Factory(lambda: None)  # type: ignore[assignment]
+
+    @property
+    def has(self) -> tuple[bool, bool]:
+        """Whether a backend connection, and whether its credentials."""
+        return self.said_to_have or (self.is_prepared, self.is_prepared)
 
     def enter(self, state: str, at: float) -> None:
         self.state, self.since = state, at
@@ -126,7 +134,8 @@ class Workers:
     @param on_given_up: called when no worker can be started.
     @ivar falls: how often workers of a number have ended unasked.
     @ivar own: knows of what the parent itself serves, if it does.
-    @ivar own_could: whether the parent, serving by itself, could deliver a post.
+    @ivar own_has: whether the parent, serving by itself, has a backend connection, and
+        whether it has its credentials.
     """
 
     def __init__(
@@ -162,7 +171,7 @@ class Workers:
         self._beat.clock = clock
         self.started_at = clock.seconds()
         self.own: IWatch | None = None
-        self.own_could = False
+        self.own_has = (False, False)
 
     # what is asked from outside
 
@@ -430,11 +439,18 @@ class Workers:
             raise NotRenewed("the process is told to stop")
         for worker in new:
             _check_new(worker)
-        if all(worker.is_prepared for worker in new):
-            return True
-        old = (w for w in self.living(STARTING, SERVING) if w not in new)
-        could = self.own_could or any(worker.is_prepared for worker in old)
-        return not could and all(worker.has_spoken for worker in new)
+        old = [w for w in self.living(STARTING, SERVING) if w not in new]
+        # What one of the old ones has, each of the new ones is to have.
+        wanted = [
+            any(had) for had in zip(self.own_has, *(w.has for w in old), strict=True)
+        ]
+        return all(
+            worker.has_spoken
+            and all(
+                has or not want for has, want in zip(worker.has, wanted, strict=True)
+            )
+            for worker in new
+        )
 
     async def _dismiss(self, new: list[Worker]) -> None:
         """They have accepted nobody, so that nothing is lost with them."""
@@ -454,6 +470,8 @@ class Workers:
         match message:
             case ("understands", int(version)):
                 worker.understands = version
+            case ("has", bool(connection), bool(credentials)):
+                worker.said_to_have = connection, credentials
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
                 self._let_in_held()

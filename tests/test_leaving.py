@@ -401,15 +401,15 @@ class HouseTests(SynchronousTestCase):
         self.assertEqual(self.phases(), ["start", "listen"])
         self.assertEqual({line["worker"] for line in self.lines.pairs}, {"3"})
 
-    def test_is_prepared(self) -> None:
-        """With a backend connection, and with the credentials."""
+    def test_has(self) -> None:
+        """It says whether it has a backend connection, and whether credentials."""
         house = self.house()
-        self.assertFalse(house.is_prepared)
+        self.assertEqual(house.has, (False, True))
         pool: Any = SimpleNamespace(connected=1)
         house.forwarder.pool = pool
-        self.assertTrue(house.is_prepared)
+        self.assertEqual(house.has, (True, True))
         house.admission.credentials.is_loaded = False
-        self.assertFalse(house.is_prepared)
+        self.assertEqual(house.has, (True, False))
 
     def leave(self, house: LogissService, within_seconds: float = 60.0) -> Any:
         return outcome(Deferred.fromCoroutine(house.leave(within_seconds)))

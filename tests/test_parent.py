@@ -81,7 +81,7 @@ class FakeLogiss:
     """What the process serves by itself."""
 
     def __init__(self) -> None:
-        self.is_prepared = True
+        self.has = (True, True)
         facts = SimpleNamespace(started_at=1.5)
         self.watch = SimpleNamespace(facts=lambda: facts, sample=lambda: None)
         self.left: Deferred[None] = Deferred()
@@ -116,7 +116,7 @@ class FakeWorkers:
         self.shares = 9
         self.started_at = 0.0
         self.own: Any = None
-        self.own_could = False
+        self.own_has = (False, False)
         self.stopped = self.killed = 0
         self.gone_own = 0
 
@@ -306,7 +306,7 @@ class OwnTests(ParentCase):
         """It executes itself when the last of its clients has gone."""
         logiss = self.serve()
         self.parent.reload()
-        self.assertTrue(self.workers.own_could)
+        self.assertEqual(self.workers.own_has, (True, True))
         assert self.plan_at_first is not None
         self.assertEqual(
             (self.plan_at_first.count, self.workers.plans[0].count), (0, 1)

@@ -117,6 +117,11 @@ class FakeProcess:
         self.say("understands", VERSION)
         self.say("prepared", is_prepared)
 
+    def has(self, connection: bool, credentials: bool) -> None:
+        self.say("understands", VERSION)
+        self.say("has", connection, credentials)
+        self.say("prepared", connection and credentials)
+
     def tell(self, posts: int, dialect: str = DIALECT) -> None:
         facts = evolve(FACTS, metrics=Metrics(posts_succeeded=posts))
         more = written((facts, Sample(0.0, posts_delivered=posts)))
@@ -529,7 +534,7 @@ class RenewTests(WorkersCase):
         """So it is where the parent still serves by itself, and has none."""
         self.new = evolve_plan(count=4 * FALLS_MAX)
         self.workers = self.make(evolve_plan(count=0))
-        self.workers.own_could = True
+        self.workers.own_has = (True, True)
         renewed = self.renew()
         for process in self.all:
             process.end(1)
@@ -577,6 +582,38 @@ class RenewTests(WorkersCase):
             process.prepare(False)
         self.later(0.1)
         self.assertEqual(renewed(), [None])
+
+    def test_no_worse_in_anything(self) -> None:
+        """What one of the old ones has each new one is to have, and no more."""
+        for connection, credentials in ((False, True), (True, False)):
+            self.workers, self.processes.all = self.make(PLAN), []
+            self.serve()
+            self.all[0].has(connection, credentials)
+            self.all[1].has(False, False)
+            renewed = self.renew()
+            for process in self.all[2:4]:
+                process.has(connection, credentials)
+            self.all[4].has(not connection, not credentials)
+            self.beat(2)
+            self.assertEqual([p.said for p in self.all[2:]], [[]] * 3)
+            self.all[4].has(connection, credentials)
+            self.later(0.1)
+            self.assertEqual([p.said for p in self.all[2:]], [["accept"]] * 3)
+            self.assertEqual(renewed(), [None])
+
+    def test_no_worse_than_the_parent(self) -> None:
+        """So it is where the parent still serves by itself."""
+        self.workers = self.make(evolve_plan(count=0))
+        self.workers.own_has = (False, True)
+        self.renew()
+        for process in self.all:
+            process.has(True, False)
+        self.beat(2)
+        self.assertEqual([p.said for p in self.all], [[]] * 3)
+        for process in self.all:
+            process.has(False, True)
+        self.later(0.1)
+        self.assertEqual([p.said for p in self.all], [["accept"]] * 3)
 
     def test_cannot_take_over(self) -> None:
         """A version that could not be the parent of those that run is refused."""
