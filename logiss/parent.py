@@ -275,6 +275,7 @@ class Parent(Life):
                 has_spoken=True,
                 is_prepared=each.is_prepared,
                 understands=takeover.VERSION,
+                drain_seconds=each.drain_seconds,
                 is_on_trial=False,
             )
             start = partial(
@@ -511,6 +512,7 @@ class Parent(Life):
                     w.started_at,
                     w.is_prepared,
                     w.process.intercom.unread,
+                    w.drain_seconds,
                     w.facts,
                     w.sample,
                 )

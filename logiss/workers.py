@@ -81,6 +81,7 @@ class Worker:
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar is_held: it is to take posts as soon as it can deliver them.
     @ivar quiet_beats: so often it has said nothing.
+    @ivar drain_seconds: how long it may take to drain, by what it was started with.
     """
 
     number: int
@@ -99,6 +100,7 @@ class Worker:
     quiet_beats: int = 0
     clients: int = 0
     posts: int = 0
+    drain_seconds: float | None = None
     facts: Facts | None = None
     sample: Sample | None = None
     process: IProcess = Factory(lambda: None)  # type: ignore[assignment]
@@ -266,7 +268,7 @@ class Workers:
                 worker.process.kill()
             else:
                 worker.process.intercom.say("stop")
-        await self._until_ended(self.plan.drain_seconds + GRACE_SECONDS)
+        await self._until_ended(self._longest_drain_seconds() + GRACE_SECONDS)
         for worker in self.workers:
             self._has_failed = True
             self._events.worker_silent(worker.number, worker.process.pid, True)
@@ -275,6 +277,11 @@ class Workers:
         if self._beat.running:
             self._beat.stop()
         return not self._has_failed
+
+    def _longest_drain_seconds(self) -> float:
+        """Those who leave may have been started with another plan."""
+        own = (w.drain_seconds for w in self.workers if w.drain_seconds is not None)
+        return max([self.plan.drain_seconds, *own])
 
     async def _until_ended(self, within_seconds: float) -> None:
         deadline = self._clock.seconds() + within_seconds
@@ -378,7 +385,7 @@ class Workers:
 
     def _begin(self, number: int, plan: Plan, generation: int, shares: int) -> Worker:
         now = self._clock.seconds()
-        worker = Worker(number, generation, now, now)
+        worker = Worker(number, generation, now, now, drain_seconds=plan.drain_seconds)
         self._connect(
             worker,
             lambda on_message, on_end: self._processes.start(

@@ -779,6 +779,22 @@ class StopTests(WorkersCase):
         self.stop()
         self.assertEqual([p.said[-1] for p in self.all], ["stop"] * 4)
 
+    def test_longer_drain(self) -> None:
+        """One that leaves has the time that it was started with, not the new one's."""
+        self.serve()
+        brief = evolve(PLAN, drain_seconds=1.0)
+        outcome(Deferred.fromCoroutine(self.workers.renew(brief)))
+        for process in self.all[2:]:
+            process.prepare()
+        self.later(0.1)
+        self.stop()
+        for process in self.all[1:]:
+            process.end(0)
+        self.beat(round(PLAN.drain_seconds + GRACE_SECONDS) - 1)
+        self.assertFalse(self.all[0].is_killed)
+        self.beat(2)
+        self.assertTrue(self.all[0].is_killed)
+
     def test_kill(self) -> None:
         """All can be ended at once."""
         self.serve()
@@ -789,8 +805,11 @@ class StopTests(WorkersCase):
 class AdoptTests(WorkersCase):
     """A parent that has executed itself anew keeps its workers."""
 
-    def adopt(self, number: int, state: str) -> FakeProcess:
+    def adopt(
+        self, number: int, state: str, drain_seconds: float | None = None
+    ) -> FakeProcess:
         worker = Worker(number, 0, 0.0, 0.0, state, is_on_trial=False)
+        worker.drain_seconds = drain_seconds
         started: list[FakeProcess] = []
 
         def take_over(*told: Any) -> FakeProcess:
@@ -807,6 +826,16 @@ class AdoptTests(WorkersCase):
         leaving = self.adopt(1, LEAVING)
         self.assertEqual(leaving.intercom.said, [("leave", 330.0)])
         self.assertEqual(self.states(), [(1, SERVING), (2, STARTING), (1, LEAVING)])
+
+    def test_drain(self) -> None:
+        """They have the time to drain that they were started with."""
+        process = self.adopt(1, LEAVING, drain_seconds=20.0)
+        self.adopt(2, SERVING).end(0)
+        outcome(Deferred.fromCoroutine(self.workers.stop()))
+        self.later(20 + GRACE_SECONDS - 1)
+        self.assertFalse(process.is_killed)
+        self.later(2)
+        self.assertTrue(process.is_killed)
 
     def test_filled_up(self) -> None:
         """Those that had fallen before are started; those that leave do not count."""
