@@ -51,6 +51,8 @@ PAUSE_SECONDS_MAX = 30.0
 FALLS_MAX = 5
 #: How long new workers may take until they could deliver a post.
 PREPARE_SECONDS = 20.0
+#: How long they may take until one of them takes posts, when all could deliver them.
+ACCEPT_SECONDS = 5.0
 #: A worker of which nothing is heard for so long is ended: it would never answer.
 SILENT_SECONDS = 30
 #: How much longer than it should a worker may take to drain, or to die.
@@ -229,8 +231,8 @@ class Workers:
 
     async def renew(self, plan: Plan) -> None:
         """
-        Start new workers by `plan`, and when all of them could deliver a post have the
-        old ones leave.
+        Start new workers by `plan`, have them take posts when all of them could deliver
+        one, and have the old ones leave when they do take them.
 
         @raise NotRenewed: one of them could not; nothing has changed.
         """
@@ -240,19 +242,31 @@ class Workers:
             for number in range(1, plan.count + 1):
                 new.append(self._begin(number, plan, generation, shares))
             await self._until_prepared(new)
+            for worker in new:
+                self._have_accept(worker)
+            await self._until_accepting(new)
         except (NotRenewed, OSError) as e:
             os.close(shares)
             await self._dismiss(new)
             raise NotRenewed(str(e)) from None
+        self._go_over_to(plan, generation, shares, new)
+
+    def _go_over_to(
+        self, plan: Plan, generation: int, shares: int, new: list[Worker]
+    ) -> None:
         self._forget_restarts()
         os.close(self.shares)
         before, self.plan = self.plan, plan
         self.generation, self.shares = generation, shares
         for worker in self.living(STARTING, SERVING):
-            if worker.generation == generation:
-                self._have_accept(worker)
-            else:
+            if worker.generation != generation:
                 self._have_leave(worker, before.leave_seconds)
+        for worker in new:
+            if worker.is_ended:
+                strike_out(shares, worker.number - 1)
+                self._fallen(worker)
+            elif worker.state == STARTING:
+                self._miss(worker.number)
 
     async def stop(self) -> bool:
         """
@@ -420,8 +434,6 @@ class Workers:
 
     def _have_accept(self, worker: Worker) -> None:
         worker.is_on_trial = worker.is_held = False
-        if worker.state == STARTING:
-            self._miss(worker.number)
         worker.process.intercom.say("accept")
 
     def _have_leave(self, worker: Worker, within_seconds: float) -> None:
@@ -459,8 +471,25 @@ class Workers:
             for worker in new
         )
 
+    async def _until_accepting(self, new: list[Worker]) -> None:
+        """Wait until there is one of the new ones to take posts, for all if need be."""
+        deadline = self._clock.seconds() + ACCEPT_SECONDS
+        while any(w.state == STARTING and not w.is_ended for w in new):
+            if self._is_stopping or self._clock.seconds() >= deadline:
+                break
+            await self._pause()
+        if self._is_stopping:
+            raise NotRenewed("the process is told to stop")
+        if not any(w.state == SERVING and not w.is_ended for w in new):
+            raise NotRenewed(
+                "no new worker has begun to take posts; the lines above say why"
+            )
+
     async def _dismiss(self, new: list[Worker]) -> None:
         """They have accepted nobody, so that nothing is lost with them."""
+        if self._is_stopping and not any(worker.is_on_trial for worker in new):
+            # They have taken posts, and drain.
+            return
         for worker in new:
             worker.enter(STOPPING, self._clock.seconds())
             worker.process.kill()
@@ -528,7 +557,8 @@ class Workers:
             self.gone = self.gone.with_one_more(
                 worker.number, worker.facts, worker.sample
             )
-        if worker.is_on_trial:
+        is_new = worker.generation > self.generation and not self._is_stopping
+        if worker.is_on_trial or is_new:
             # Whoever tries it sees that.
             return
         if worker.state in (STARTING, SERVING):

@@ -16,6 +16,7 @@ from logiss.intercom import DIALECT, written
 from logiss.metrics import Metrics
 from logiss.takeover import VERSION
 from logiss.workers import (
+    ACCEPT_SECONDS,
     FALLS_MAX,
     GRACE_SECONDS,
     LEAVING,
@@ -216,6 +217,15 @@ class WorkersCase(SynchronousTestCase):
             process.prepare()
             process.say("accepts")
         self.beat(round(PROVEN_SECONDS) + 1)
+
+    def take_over(self, processes: list[FakeProcess]) -> None:
+        """They could deliver, and take posts when they are told to."""
+        for process in processes:
+            process.prepare()
+        self.later(0.1)
+        for process in processes:
+            process.say("accepts")
+        self.later(0.1)
 
     def count(self, name: str) -> int:
         return len(self.lines.having(f"count#log-iss.workers.{name}"))
@@ -495,8 +505,15 @@ class RenewTests(WorkersCase):
         self.assertEqual(renewed(), [])
         self.all[4].prepare()
         self.later(0.1)
-        self.assertEqual(renewed(), [None])
         self.assertEqual([p.said for p in self.all[2:]], [["accept"]] * 3)
+        for process in self.all[2:4]:
+            process.say("accepts")
+        self.later(1.0)
+        self.assertEqual([p.said for p in self.all[:2]], [["accept"]] * 2)
+        self.assertEqual(renewed(), [])
+        self.all[4].say("accepts")
+        self.later(0.1)
+        self.assertEqual(renewed(), [None])
         # The old ones are left as long as their own configuration says.
         self.assertEqual(self.all[0].intercom.said[-1], ("leave", 330.0))
         self.assertEqual(self.workers.generation, 1)
@@ -581,6 +598,9 @@ class RenewTests(WorkersCase):
         for process in self.all[2:]:
             process.prepare(False)
         self.later(0.1)
+        for process in self.all[2:]:
+            process.say("accepts")
+        self.later(0.1)
         self.assertEqual(renewed(), [None])
 
     def test_no_worse_in_anything(self) -> None:
@@ -599,7 +619,7 @@ class RenewTests(WorkersCase):
             self.all[4].has(connection, credentials)
             self.later(0.1)
             self.assertEqual([p.said for p in self.all[2:]], [["accept"]] * 3)
-            self.assertEqual(renewed(), [None])
+            self.assertEqual(renewed(), [])
 
     def test_no_worse_than_the_parent(self) -> None:
         """So it is where the parent still serves by itself."""
@@ -614,6 +634,72 @@ class RenewTests(WorkersCase):
             process.has(False, True)
         self.later(0.1)
         self.assertEqual([p.said for p in self.all], [["accept"]] * 3)
+
+    def prepare_new(self) -> Callable[[], list[Any]]:
+        """All of the new ones are prepared, and told to take posts."""
+        self.serve()
+        renewed = self.renew()
+        for process in self.all[2:]:
+            process.prepare()
+        self.later(0.1)
+        return renewed
+
+    def test_one_accepts(self) -> None:
+        """When one of them takes posts, the others are not waited for for long."""
+        renewed = self.prepare_new()
+        self.all[3].say("accepts")
+        self.beat(round(ACCEPT_SECONDS) - 1)
+        self.assertEqual(renewed(), [])
+        self.beat(2)
+        self.assertEqual(renewed(), [None])
+        self.assertEqual([p.said[-1] for p in self.all[:2]], ["leave"] * 2)
+        since = [c.missing_since for c in self.workers.facts(FACTS).worker_counts]
+        self.assertEqual([at is None for at in since], [False, True, False])
+
+    def test_none_accepts(self) -> None:
+        """When none of them does, the old ones stay."""
+        renewed = self.prepare_new()
+        self.beat(round(ACCEPT_SECONDS) + 1)
+        self.assert_not_renewed(renewed(), "no new worker has begun to take posts")
+        since = [c.missing_since for c in self.workers.facts(FACTS).worker_counts]
+        self.assertEqual(since, [None, None])
+
+    def test_none_survives(self) -> None:
+        """So they do when all end meanwhile: they are no falls of those that serve."""
+        renewed = self.prepare_new()
+        for process in self.all[2:]:
+            process.end(1)
+        self.later(0.2)
+        self.assert_not_renewed(renewed(), "no new worker has begun to take posts")
+        self.beat(3)
+        self.assertEqual((self.workers.falls, len(self.all)), ({}, 5))
+
+    def test_one_falls_at_once(self) -> None:
+        """One that ends when it is told to take posts is started again, and counted."""
+        renewed = self.prepare_new()
+        self.all[2].end(1)
+        self.later(0.7)
+        self.assertEqual(len(self.all), 5, "nothing is renewed yet")
+        self.all[3].say("accepts")
+        self.all[4].say("accepts")
+        self.later(0.1)
+        self.assertEqual(renewed(), [None])
+        self.assertEqual([p.said[-1] for p in self.all[:2]], ["leave"] * 2)
+        self.later(0.7)
+        self.assertEqual(self.workers.falls, {1: 1})
+        self.assertEqual(self.all[-1].start.environ, {"A": "2"})
+        self.assertEqual((len(self.all), self.all[-1].start.number), (6, 1))
+
+    def test_stopped_while_they_begin(self) -> None:
+        """Told to stop, new ones that may have taken posts drain like the others."""
+        renewed = self.prepare_new()
+        self.all[2].say("accepts")
+        outcome(Deferred.fromCoroutine(self.workers.stop()))
+        self.later(0.2)
+        self.assertFalse(any(p.is_killed for p in self.all))
+        self.assertEqual([p.said[-1] for p in self.all], ["stop"] * 5)
+        (failure,) = renewed()
+        self.assertEqual(str(failure.value), "the process is told to stop")
 
     def test_cannot_take_over(self) -> None:
         """A version that could not be the parent of those that run is refused."""
@@ -635,9 +721,7 @@ class RenewTests(WorkersCase):
         self.assertEqual(replacement.start.environ, {"A": "1"})
         replacement.prepare()
         self.assertEqual(replacement.said, ["accept"])
-        for process in self.all[2:5]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:5])
         self.assertEqual(renewed(), [None])
         self.assertEqual(replacement.said, ["accept", "leave"])
 
@@ -647,9 +731,7 @@ class RenewTests(WorkersCase):
         self.all[0].end(-9)
         self.later(0.1)
         renewed = self.renew()
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.assertEqual(renewed(), [None])
         self.beat(3)
         self.assertEqual(len(self.all), 5)
@@ -658,9 +740,7 @@ class RenewTests(WorkersCase):
         """A new one that falls once it was let in is replaced by another new one."""
         self.serve()
         self.renew()
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.all[3].end(1)
         self.later(0.7)
         self.assertEqual(self.all[-1].start.environ, {"A": "2"})
@@ -773,9 +853,7 @@ class StopTests(WorkersCase):
         """Those that leave stop too."""
         self.serve()
         outcome(Deferred.fromCoroutine(self.workers.renew(PLAN)))
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.stop()
         self.assertEqual([p.said[-1] for p in self.all], ["stop"] * 4)
 
@@ -784,9 +862,7 @@ class StopTests(WorkersCase):
         self.serve()
         brief = evolve(PLAN, drain_seconds=1.0)
         outcome(Deferred.fromCoroutine(self.workers.renew(brief)))
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.stop()
         for process in self.all[1:]:
             process.end(0)
