@@ -41,7 +41,7 @@ from logiss.totals import (
     sum_samples,
 )
 
-#: A worker that has been there so long was no false start.
+#: A worker that has taken posts for so long was no false start.
 PROVEN_SECONDS = 10.0
 #: The pause before another one is started grows from here, doubling, ...
 PAUSE_SECONDS = 0.5
@@ -571,8 +571,7 @@ class Workers:
         self._note_fall(worker.number)
         if self._is_stopping:
             return
-        lived = self._clock.seconds() - worker.started_at
-        if lived >= PROVEN_SECONDS:
+        if self._is_proven(worker):
             self._false_starts[worker.number] = self._false_starts_in_a_row = 0
         self._start_again(worker.number)
 
@@ -612,8 +611,11 @@ class Workers:
         self._restarts.clear()
 
     def _anybody_proven(self) -> bool:
-        since = self._clock.seconds() - PROVEN_SECONDS
-        return any(w.started_at <= since for w in self.living(SERVING))
+        return any(self._is_proven(worker) for worker in self.workers)
+
+    def _is_proven(self, worker: Worker) -> bool:
+        served = self._clock.seconds() - worker.since
+        return worker.state == SERVING and served >= PROVEN_SECONDS
 
 
 def pause_seconds(tries: int) -> float:

@@ -385,6 +385,19 @@ class FallTests(WorkersCase):
         self.assertEqual(len(self.all), 2 * FALLS_MAX)
         self.assertEqual(self.count("given-up"), 1)
 
+    def test_never_served(self) -> None:
+        """However long they took for it: when none takes posts, that is the end."""
+        self.workers.start()
+        for _ in range(3 * FALLS_MAX):
+            self.beat(round(PROVEN_SECONDS) + 1)
+            for process in self.all:
+                if process.code is None:
+                    process.end(1)
+            self.later(0.1)
+            for _ in range(16):
+                self.beat(0 if self.workers.workers else 1)
+        self.assertEqual((len(self.given_up), len(self.all)), (1, 2 * FALLS_MAX))
+
     def test_not_given_up_at_once(self) -> None:
         """Many that fall once are not yet the end."""
         self.workers = self.make(evolve_plan(count=3 * FALLS_MAX))
