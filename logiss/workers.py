@@ -157,6 +157,7 @@ class Workers:
         self._processes = processes
         self._events = events
         self.plan = plan
+        self._is_renewing = False
         self._on_given_up = on_given_up
         self.generation = generation
         self.gone = gone or Gone()
@@ -238,6 +239,7 @@ class Workers:
         """
         generation, shares = self.generation + 1, make_table(plan.count)
         new: list[Worker] = []
+        self._is_renewing = True
         try:
             for number in range(1, plan.count + 1):
                 new.append(self._begin(number, plan, generation, shares))
@@ -249,6 +251,8 @@ class Workers:
             os.close(shares)
             await self._dismiss(new)
             raise NotRenewed(str(e)) from None
+        finally:
+            self._is_renewing = False
         self._go_over_to(plan, generation, shares, new)
 
     def _go_over_to(
@@ -256,6 +260,8 @@ class Workers:
     ) -> None:
         self._forget_restarts()
         os.close(self.shares)
+        self._false_starts.clear()
+        self._false_starts_in_a_row = 0
         before, self.plan = self.plan, plan
         self.generation, self.shares = generation, shares
         for worker in self.living(STARTING, SERVING):
@@ -590,7 +596,9 @@ class Workers:
             self._false_starts_in_a_row = 0
         else:
             self._false_starts_in_a_row += 1
-        if self._false_starts_in_a_row >= FALLS_MAX * self.plan.count:
+        is_end = self._false_starts_in_a_row >= FALLS_MAX * self.plan.count
+        # New ones on trial may be the remedy.
+        if is_end and not self._is_renewing:
             self._give_up()
             return
         pause = pause_seconds(tries)

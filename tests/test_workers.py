@@ -738,6 +738,47 @@ class RenewTests(WorkersCase):
         self.assertEqual(renewed(), [None])
         self.assertEqual(replacement.said, ["accept", "leave"])
 
+    def test_remedy(self) -> None:
+        """While new ones are on trial it is not given up, nor at once behind it."""
+        self.processes.on_start = lambda p: (
+            p.end(1) if p.start.environ == {"A": "1"} else None
+        )
+        self.workers.start()
+        self.later(3.0)
+        renewed = self.renew()
+        new = [p for p in self.all if p.code is None]
+        for _ in range(18):
+            for process in new:
+                process.say("alive")
+            self.later(1.0)
+        self.assertGreater(sum(self.workers.falls.values()), 2 * FALLS_MAX - 1)
+        self.assertEqual(self.given_up, [])
+        self.take_over(new)
+        self.assertEqual(renewed(), [None])
+        new[0].end(1)
+        self.later(0.6)
+        self.assertEqual(self.given_up, [])
+        self.assertEqual(self.all[-1].start.environ, {"A": "2"})
+
+    def test_no_remedy(self) -> None:
+        """When the new ones were none, it is given up at the next false start."""
+        self.processes.on_start = lambda p: (
+            p.end(1) if p.start.environ == {"A": "1"} else None
+        )
+        self.workers.start()
+        self.later(3.0)
+        renewed = self.renew()
+        self.later(18.0)
+        self.assertEqual(self.given_up, [])
+        for process in self.all:
+            if process.code is None:
+                process.end(1)
+        self.later(0.2)
+        (failure,) = renewed()
+        failure.trap(NotRenewed)
+        self.later(20.0)
+        self.assertEqual(len(self.given_up), 1)
+
     def test_fallen_before(self) -> None:
         """One that waits to be started again is not, when new ones are there."""
         self.serve()
