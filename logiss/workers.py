@@ -13,7 +13,8 @@ The life of a worker, by its state::
     leaving     lets no client in, and ends when the last has gone
     stopping    drains
 
-Whoever ends without having been told to has fallen.
+Whoever ends without having been told to has fallen, and so has who crashes while it
+leaves; in the place of that no other is started.
 """
 
 import os
@@ -136,7 +137,7 @@ class Plan:
 class Workers:
     """
     @param on_given_up: called when no worker can be started.
-    @ivar falls: how often workers of a number have ended unasked.
+    @ivar falls: how often workers of a number have ended unasked, or not well.
     @ivar own: knows of what the parent itself serves, if it does.
     @ivar own_has: whether the parent, serving by itself, has a backend connection, and
         whether it has its credentials.
@@ -570,6 +571,9 @@ class Workers:
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
             self._let_in_held()
+        elif code and worker.state == LEAVING:
+            self._count_fall(number)
+            self._events.worker_fallen(number, None)
         elif code and self._is_stopping and worker.has_accepted:
             self._has_failed = True
 
@@ -586,9 +590,12 @@ class Workers:
         self._missing_since.setdefault(number, self._clock.seconds())
 
     def _note_fall(self, number: int) -> None:
+        self._count_fall(number)
+        self._miss(number)
+
+    def _count_fall(self, number: int) -> None:
         self.falls[number] = self.falls.get(number, 0) + 1
         self._last_fall_at[number] = self._clock.seconds()
-        self._miss(number)
 
     def _start_again(self, number: int) -> None:
         tries = self._false_starts[number] = self._false_starts.get(number, 0) + 1

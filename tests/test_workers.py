@@ -537,6 +537,21 @@ class RenewTests(WorkersCase):
         self.assertEqual(len(self.all), 5, "who has left is not replaced")
         self.assertEqual(self.workers.falls, {})
 
+    def test_crash_while_leaving(self) -> None:
+        """One that leaves and does not end well is counted, but not replaced."""
+        self.serve()
+        self.renew()
+        self.take_over(self.all[2:])
+        self.all[0].end(-11)
+        self.all[1].end(0)
+        self.beat(3)
+        self.assertEqual((self.workers.falls, len(self.all)), ({1: 1}, 5))
+        (line,) = self.lines.having("count#log-iss.workers.fallen")
+        self.assertEqual(line["number"], "1")
+        self.assertNotIn("measure#log-iss.workers.pause.duration", line)
+        first, *_ = self.workers.facts(FACTS).worker_counts
+        self.assertIsNone(first.missing_since)
+
     def test_one_ends(self) -> None:
         """When a new one ends before it could, the old ones stay."""
         self.serve()
