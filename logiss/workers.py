@@ -50,12 +50,17 @@ PAUSE_SECONDS = 0.5
 PAUSE_SECONDS_MAX = 30.0
 #: So many false starts of each in a row, while none serves for long, are the end.
 FALLS_MAX = 5
-#: How long new workers may take until they could deliver a post.
+#: How long new workers may take until each has said something: where there are many on
+#: a fraction of a CPU, the mere start takes long.
+START_SECONDS = 60.0
+#: How long from then on until they could deliver a post.
 PREPARE_SECONDS = 20.0
 #: How long they may take until one of them takes posts, when all could deliver them.
 ACCEPT_SECONDS = 5.0
 #: A worker of which nothing is heard for so long is ended: it would never answer.
 SILENT_SECONDS = 30
+#: But before it has said anything, so long.
+SILENT_SECONDS_AT_START = 120
 #: How much longer than it should a worker may take to drain, or to die.
 GRACE_SECONDS = 5.0
 
@@ -84,6 +89,7 @@ class Worker:
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
     @ivar is_held: it is to take posts as soon as it can deliver them.
     @ivar quiet_beats: so often it has said nothing.
+    @ivar first_heard_at: when it has said something for the first time.
     @ivar drain_seconds: how long it may take to drain, by what it was started with.
     """
 
@@ -101,6 +107,7 @@ class Worker:
     is_held: bool = False
     is_ended: bool = False
     quiet_beats: int = 0
+    first_heard_at: float | None = None
     clients: int = 0
     posts: int = 0
     drain_seconds: float | None = None
@@ -201,6 +208,7 @@ class Workers:
         been told all that was said to it.
         """
         worker.has_accepted = True
+        worker.first_heard_at = self._clock.seconds()
         self._connect(worker, start)
         self.workers.append(worker)
         if worker.state == SERVING:
@@ -450,15 +458,29 @@ class Workers:
 
     async def _until_prepared(self, new: list[Worker]) -> None:
         """Wait until the new ones are no worse than the old ones."""
-        deadline = self._clock.seconds() + PREPARE_SECONDS
+        since = self._clock.seconds()
         while not self._are_no_worse(new):
-            if self._clock.seconds() >= deadline:
-                raise NotRenewed(
-                    f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
-                    " no backend connection is usable, or the credentials could not"
-                    " be read"
-                )
+            self._check_time(new, since)
             await self._pause()
+
+    def _check_time(self, new: list[Worker], since: float) -> None:
+        """
+        @raise NotRenewed: they have had enough of it.
+        """
+        now = self._clock.seconds()
+        heard = [w.first_heard_at for w in new if w.first_heard_at is not None]
+        if len(heard) < len(new):
+            if now >= since + START_SECONDS:
+                raise NotRenewed(
+                    f"the new workers have not started within {START_SECONDS:g} s: the"
+                    " machine is too slow or too busy for so many"
+                )
+        elif now >= max(heard) + PREPARE_SECONDS:
+            raise NotRenewed(
+                f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
+                " no backend connection is usable, or the credentials could not"
+                " be read"
+            )
 
     def _are_no_worse(self, new: list[Worker]) -> bool:
         if self._is_stopping:
@@ -510,6 +532,8 @@ class Workers:
 
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         worker.quiet_beats = 0
+        if worker.first_heard_at is None:
+            worker.first_heard_at = self._clock.seconds()
         match message:
             case ("understands", int(version)):
                 worker.understands = version
@@ -534,7 +558,7 @@ class Workers:
             if worker.quiet_beats > 1 and worker.process.exit_code() is not None:
                 # Its last words have been heard by now.
                 self._reap(worker)
-            elif worker.quiet_beats == SILENT_SECONDS:
+            elif worker.quiet_beats == _silent_seconds(worker):
                 self._events.worker_silent(worker.number, worker.process.pid)
                 worker.process.kill()
 
@@ -636,6 +660,12 @@ class Workers:
 def pause_seconds(tries: int) -> float:
     """The pause behind so many false starts in a row, 1 at least."""
     return min(PAUSE_SECONDS * 2.0 ** min(tries - 1, 10), PAUSE_SECONDS_MAX)
+
+
+def _silent_seconds(worker: Worker) -> int:
+    if worker.first_heard_at is None:
+        return SILENT_SECONDS_AT_START
+    return SILENT_SECONDS
 
 
 def _check_new(worker: Worker) -> None:

@@ -24,6 +24,8 @@ from logiss.workers import (
     PROVEN_SECONDS,
     SERVING,
     SILENT_SECONDS,
+    SILENT_SECONDS_AT_START,
+    START_SECONDS,
     STARTING,
     STOPPING,
     NotRenewed,
@@ -474,6 +476,18 @@ class SilenceTests(WorkersCase):
         self.assertEqual((line["number"], line["pid"]), ("1", "100"))
         self.assertEqual(len(self.all), 3)
 
+    def test_slow_start(self) -> None:
+        """One that has said nothing yet, for it starts, has longer; then as others."""
+        self.workers.start()
+        for _ in range(SILENT_SECONDS_AT_START - 10):
+            self.later(1.0)
+        self.all[0].say("understands", VERSION)
+        for _ in range(SILENT_SECONDS - 1):
+            self.later(1.0)
+        self.assertEqual([p.is_killed for p in self.all[:2]], [False, True])
+        self.later(2.0)
+        self.assertTrue(self.all[0].is_killed)
+
     def test_another_version(self) -> None:
         """Who is not understood is not silent, and its counts are told still."""
         self.serve()
@@ -616,6 +630,33 @@ class RenewTests(WorkersCase):
         self.assertEqual(renewed(), [])
         self.beat(2)
         self.assert_not_renewed(renewed(), "could not deliver within 20 s")
+
+    def test_slow_start(self) -> None:
+        """From the start of the last one they have time to become able to deliver."""
+        self.serve()
+        renewed = self.renew()
+        for process in self.all[2:4]:
+            process.prepare()
+        for _ in range(round(START_SECONDS) - 2):
+            for process in self.all[:4]:
+                process.say("alive")
+            self.later(1.0)
+        self.assertEqual(renewed(), [])
+        self.beat(round(PREPARE_SECONDS) - 1)
+        self.assertEqual(renewed(), [])
+        self.all[4].prepare()
+        self.take_over(self.all[2:])
+        self.assertEqual(renewed(), [None])
+
+    def test_never_started(self) -> None:
+        """When one of them has not even started for long, the old ones stay."""
+        self.serve()
+        renewed = self.renew()
+        for _ in range(round(START_SECONDS) + 1):
+            for process in self.all[:4]:
+                process.say("alive")
+            self.later(1.0)
+        self.assert_not_renewed(renewed(), "have not started within 60 s")
 
     def test_no_worse(self) -> None:
         """When the old ones cannot deliver either, the new ones need not."""
@@ -1097,5 +1138,6 @@ class ConstantsTests(SynchronousTestCase):
     def test_bounds(self) -> None:
         """A worker that starts slowly is neither silent nor proven by that."""
         self.assertLess(PREPARE_SECONDS, SILENT_SECONDS)
+        self.assertLess(START_SECONDS, SILENT_SECONDS_AT_START)
         self.assertLess(workers.PAUSE_SECONDS, workers.PAUSE_SECONDS_MAX)
         self.assertLess(PROVEN_SECONDS, SILENT_SECONDS)
