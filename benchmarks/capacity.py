@@ -29,6 +29,8 @@ from attrs import frozen
 LOGISS = [str(harness.BIN / "twist"), "logiss"]
 _FEW, _MANY = 1, 500
 _IDLE_CONNECTIONS = 2_000
+#: A model that is further off is none.
+WRONG = 1.5
 # As many as a worker has in earnest: what it knows of each is in no cache of the CPU.
 _BUSY_CONNECTIONS = 500
 _DESCRIPTORS = 20_000
@@ -145,7 +147,8 @@ def start(
     return started.pid, port
 
 
-def check(size: Size, model: Model, taken: Sequence[Taken]) -> None:
+def check(size: Size, model: Model, taken: Sequence[Taken]) -> bool:
+    """Print it, and say whether the model is right within a half."""
     rate = harness.median([each.posts_per_second for each in taken])
     cores = harness.median([each.cores for each in taken])
     memory = max(each.memory_mib for each in taken)
@@ -158,6 +161,8 @@ def check(size: Size, model: Model, taken: Sequence[Taken]) -> None:
         f" {said_cores:9.2f} {cores:8.2f} {cores / said_cores:9.2f}"
         f" {said_mib:9.0f} {memory:8.0f} {memory / said_mib:9.2f}"
     )
+    quotients = cores / said_cores, memory / said_mib
+    return all(1 / WRONG < quotient < WRONG for quotient in quotients)
 
 
 def main() -> int:
@@ -205,7 +210,9 @@ def main() -> int:
                     take(pid, port, script, size.connections, arguments.seconds)
                     for _ in range(arguments.rounds)
                 ]
-                check(size, model, taken)
+                if not check(size, model, taken):
+                    print("benchmark: the model is wrong here", file=sys.stderr)
+                    return 1
     return 0
 
 

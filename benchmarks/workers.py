@@ -2,14 +2,14 @@
 What several workers on several cores deliver, beside one worker.
 
     python benchmarks/workers.py [--seconds 4] [--rounds 3] [--connections 64]
-        [--frames 1 --frames 50 ...] [--workers 2]
+        [--frames 1 --frames 50 ...]
 
 wrk and the receiver run on the same cores and take their share of them. So what counts
 is not POST/s as such, but what the workers deliver with the CPU time that is left to
 them: POST/s, times the CPU time that there is, over the CPU time that wrk and the
-receiver do not take. Of one worker, which can be busy on one core at most, that is
-POST/s as they are. What is printed last is the quotient of the two, and how much of so
-many times one worker that is.
+receiver do not take. Of one worker, which can be busy on one core at most, it is POST/s
+over the part of a core that it had. What is printed last is the quotient of the two,
+and how much of so many times one worker that is.
 
 Both take turns in the same run; the figures are medians over the rounds. Needs gcc and
 wrk. Installs nothing.
@@ -56,6 +56,11 @@ class Row:
     def alone(self, cores: int) -> float:
         """POST/s if the workers had had all of the cores to themselves."""
         return self.posts_per_second * cores / (cores - self.other_cores)
+
+    @property
+    def on_one_core(self) -> float:
+        """POST/s if one worker had had the whole of a core."""
+        return self.posts_per_second / min(1.0, self.busy_cores)
 
 
 def measure(
@@ -130,7 +135,7 @@ def print_table(rows: dict[tuple[int, int], list[Row]], workers: int) -> None:
         f" {'wrk, sink':>10} {'alone':>8} {'x one':>6} {'of N x one':>11}"
     )
     for frames in dict.fromkeys(frames for frames, _ in rows):
-        one = harness.median([row.posts_per_second for row in rows[frames, 1]])
+        one = harness.median([row.on_one_core for row in rows[frames, 1]])
         for n in (1, workers):
             each = rows[frames, n]
             alone = one
@@ -153,14 +158,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--frames", type=int, action="append")
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument(
-        "--workers", type=int, default=cores, help="as many as there are cores"
-    )
     arguments = parser.parse_args()
+    arguments.workers = len(os.sched_getaffinity(0))
     arguments.frames = arguments.frames or [1, 50, 500]
     if arguments.workers < 2:
-        print("benchmark: it takes two cores, or --workers 2", file=sys.stderr)
+        print("benchmark: it takes two cores", file=sys.stderr)
         return 1
     try:
         harness.need("gcc", "wrk")

@@ -628,6 +628,9 @@ class Channel(Protocol):
             self.transport.unregisterProducer()
         # Where the kernel has not taken all, the answer itself may still be on its way.
         linger = LINGER_SECONDS if self._send is not None else LINGER_SLOW_SECONDS
+        if incoming is not None and self.site.is_leaving:
+            # What made this answer the last is nothing that the client has done.
+            linger = max(linger, self.site.limits.deadlines.body_seconds)
         self._closing = self.site.clock.callLater(linger, self.abort)
         lose = getattr(self.transport, "loseWriteConnection", None)
         if lose is None or ISSLTransport.providedBy(self.transport):

@@ -567,10 +567,18 @@ class LogissService(Service):
         """Have load balancers look away, while posts are still taken."""
         self.drain.announce()
         delay_seconds = self._settings.drain_delay_seconds
-        if delay_seconds and not self._has_left:
-            self.events.phase_reached("main", "drain-delay")
-            self._clients.announce_end()
-            await deferLater(self._reactor, delay_seconds)
+        if not delay_seconds or self._is_left:
+            return
+        self.events.phase_reached("main", "drain-delay")
+        self._clients.announce_end()
+        deadline = self._reactor.seconds() + delay_seconds
+        while not self._is_left and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, LEFT_POLL_SECONDS)
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether nobody is there any more, nor will be."""
+        return self._has_left and not self._clients.connected
 
     async def _drain(self) -> None:
         await self._announce_drain()

@@ -28,6 +28,10 @@ from logiss.takeover import VERSION
 
 #: How long the parent may take to hear the end of it.
 LAST_WORDS_SECONDS = 1.0
+#: How long the parent may take to say what a signal means that both of them got.
+PARENT_SECONDS = 0.5
+#: Why a worker ends whose parent is gone.
+ORPHANED = "orphaned"
 
 _BEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -136,7 +140,7 @@ class Obedience:
     def _orphaned(self) -> None:
         """The parent is gone: without it nobody could end us, or start another."""
         self._is_connected = False
-        self._stop("orphaned")
+        self._stop(ORPHANED)
 
 
 class WorkerProcess(Life):
@@ -176,12 +180,31 @@ class WorkerProcess(Life):
             # this is missing or broken.
             import logiss.status  # noqa: F401
         watch = self._logiss.watch if is_watched else None
-        self._obedience = Obedience(self.reactor, self._logiss, watch, self.stop)
+        self._obedience = Obedience(self.reactor, self._logiss, watch, self._told)
         connect(self.reactor, place.intercom, self._obedience.intercom)
         os.close(place.intercom)
         self._obedience.intercom.say("understands", VERSION)
         self._obedience.start()
         return self._logiss.events
+
+    def _told(self, why: str) -> None:
+        if why == ORPHANED:
+            self._leave(why)
+        else:
+            super().stop(why)
+
+    def stop(self, why: str) -> None:
+        """A signal has come. If the parent got it as well, it says what to do."""
+        self.reactor.callLater(PARENT_SECONDS, self._leave, why)
+
+    def _leave(self, why: str) -> None:
+        """End without posts answered 503: others have the port."""
+        if self._is_stopping:
+            return
+        within_seconds = self._settings.delivery_timeout_seconds
+        left = Deferred.fromCoroutine(self._logiss.leave(within_seconds))
+        left.addErrback(lambda reason: log.err(reason))
+        left.addCallback(lambda _: super(WorkerProcess, self).stop(why))
 
     def lines_dropped(self, count: int) -> None:
         self._logiss.metrics.log_lines_dropped += count

@@ -192,6 +192,20 @@ class KernelTests(LeavingTestCase):
         self.send(wire, POST)
         self.assertEqual(self.ends(wire), [(200, False)])
 
+    def test_slow_body(self) -> None:
+        """Who is refused in the middle of a body may go on sending it, for long."""
+        head = request(
+            headers={"Authorization": "Basic eDp5", "Content-Length": "100000"}
+        )
+        self.leave()
+        wire = self.connect(head)
+        self.assertEqual(self.ends(wire), [(401, True)])
+        self.clock.pump([1.0] * 20)
+        self.send(wire, b"x" * 1000)
+        self.assertFalse(wire.is_aborted)
+        self.clock.pump([1.0] * 11)
+        self.assertTrue(wire.is_aborted)
+
 
 class IdleTests(LeavingTestCase):
     """`dismiss_idle` ends the connections on which nothing is under way."""
@@ -474,7 +488,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_drained_meanwhile(self) -> None:
         """A drain puts an end to it, and to the clients."""
-        house = self.house(drain_delay_seconds=60.0)
+        house = self.house()
         self.accept(house)
         wire = self.connect()
         left = self.leave(house)
@@ -499,6 +513,20 @@ class HouseTests(SynchronousTestCase):
         wire = self.connect(HEALTH)
         self.assertIn(b"\r\nConnection: close\r\n", wire.sent + wire.buffered)
         self.reactor.advance(0.2)
+        self.assertTrue(house.drain.draining)
+
+    def test_delay_while_leaving(self) -> None:
+        """Those who are still there have DRAIN_DELAY too, and nobody waits for none."""
+        house = self.house(drain_delay_seconds=2.0)
+        self.accept(house)
+        wire = self.connect()
+        self.leave(house)
+        house.stopService()
+        self.reactor.pump([LEFT_POLL_SECONDS] * 20)
+        self.assertTrue(house.drain.announced)
+        self.assertFalse(house.drain.draining)
+        wire.lose()
+        self.reactor.advance(LEFT_POLL_SECONDS)
         self.assertTrue(house.drain.draining)
 
     def test_no_delay(self) -> None:
