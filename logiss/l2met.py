@@ -148,16 +148,16 @@ class EventLog:
             f"count#log-iss.workers.start.error=1 number={number} message={quoted(why)}"
         )
 
-    def worker_fallen(self, number: int, pause_seconds: float) -> None:
+    def worker_fallen(self, number: int, pause_seconds: float | None) -> None:
         """
-        It has ended without having been told to.
+        It has ended without having been told to, or not well.
 
-        @param pause_seconds: until another is started in its place.
+        @param pause_seconds: until another is started in its place; None when none is.
         """
-        self._line(
-            f"count#log-iss.workers.fallen=1 number={number}"
-            f" measure#log-iss.workers.pause.duration={seconds(pause_seconds)}"
-        )
+        pause = ""
+        if pause_seconds is not None:
+            pause = f" measure#log-iss.workers.pause.duration={seconds(pause_seconds)}"
+        self._line(f"count#log-iss.workers.fallen=1 number={number}{pause}")
 
     def worker_silent(self, number: int, pid: int, is_late: bool = False) -> None:
         """

@@ -319,6 +319,7 @@ class Parent(Life):
                 has_spoken=True,
                 is_prepared=each.is_prepared,
                 understands=takeover.VERSION,
+                drain_seconds=each.drain_seconds,
                 is_on_trial=False,
             )
             start = partial(
@@ -423,7 +424,7 @@ class Parent(Life):
                 self._given_up,
             )
         if self._logiss is not None:
-            workers.own_could = self._logiss.is_prepared
+            workers.own_has = self._logiss.has
         try:
             await workers.renew(plan)
         except BaseException:
@@ -493,7 +494,7 @@ class Parent(Life):
         if self._is_stopping:
             return
         await self._end_own()
-        workers.own_could = False
+        workers.own_has = (False, False)
         workers.own_has_gone(logiss.watch.facts(), logiss.watch.sample())
         self._logiss = None
         if not self._is_busy:
@@ -605,6 +606,7 @@ class Parent(Life):
                     w.started_at,
                     w.is_prepared,
                     w.process.intercom.unread,
+                    w.drain_seconds,
                     w.facts,
                     w.sample,
                 )

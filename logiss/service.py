@@ -458,14 +458,15 @@ class LogissService(Service):
         self.events.phase_reached("http", "listen", port=self.address.port)
 
     @property
-    def is_prepared(self) -> bool:
+    def has(self) -> tuple[bool, bool]:
         """
-        Whether a post that came now could be delivered, and known for a retry. The
-        table of retried posts is waited for, but not for long: no post needs it.
+        Whether it has a usable backend connection, and whether it has its credentials:
+        with both of them a post that came now could be delivered. The table of retried
+        posts is waited for, but not for long: no post needs it.
         """
         usable = self.forwarder.pool.connected
-        is_able = usable > 0 and self.admission.credentials.is_loaded
-        return is_able and not self._awaits_table
+        is_known = self.admission.credentials.is_loaded and not self._awaits_table
+        return usable > 0, is_known
 
     @property
     def _awaits_table(self) -> bool:

@@ -31,6 +31,7 @@ class Handed:
 
     @ivar descriptor: of its parent's end of the intercom, and @ivar unread: what has
         come there of a message that is not whole.
+    @ivar drain_seconds: how long it may take to drain; older versions do not say.
     @ivar is_prepared: it has said that it could deliver a post.
     @ivar facts: what it has told last, and @ivar sample: likewise.
     """
@@ -43,6 +44,7 @@ class Handed:
     started_at: float
     is_prepared: bool
     unread: bytes
+    drain_seconds: float | None = None
     facts: Facts | None = None
     sample: Sample | None = None
 

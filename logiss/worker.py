@@ -41,7 +41,7 @@ class IServes(Protocol):
     """What a worker does with its logiss."""
 
     @property
-    def is_prepared(self) -> bool: ...
+    def has(self) -> tuple[bool, bool]: ...
 
     @property
     def counts(self) -> tuple[int, int]: ...
@@ -71,7 +71,7 @@ class Obedience:
         self._stop = stop
         self._is_connected = True
         self._accepts = self._leaves = False
-        self._was_prepared: bool | None = None
+        self._had: tuple[bool, bool] | None = None
         self.intercom = Intercom(self._told, self._orphaned)
         self._telling = LoopingCall(self.tell)
         self._looking = LoopingCall(self._look)
@@ -104,13 +104,15 @@ class Obedience:
         self.intercom.say("told", DIALECT, *self._logiss.counts, more)
 
     def _look(self) -> None:
-        is_prepared = self._logiss.is_prepared
-        if is_prepared:
+        has = self._logiss.has
+        if all(has):
             # Nobody waits for it any more.
             self._looking.interval = _BEAT_SECONDS
-        if is_prepared is not self._was_prepared and self._is_connected:
-            self._was_prepared = is_prepared
-            self.intercom.say("prepared", is_prepared)
+        if has != self._had and self._is_connected:
+            self._had = has
+            self.intercom.say("has", *has)
+            # This alone is understood by parents of older versions.
+            self.intercom.say("prepared", all(has))
 
     def _told(self, message: tuple[Any, ...]) -> None:
         match message:
@@ -132,7 +134,7 @@ class Obedience:
             self._accepts = True
             self._logiss.accept()
         # Who says it again may not have heard whether posts can be delivered.
-        self._was_prepared = None
+        self._had = None
         self.intercom.say("accepts")
 
     def _orphaned(self) -> None:

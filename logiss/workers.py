@@ -13,7 +13,8 @@ The life of a worker, by its state::
     leaving     lets no client in, and ends when the last has gone
     stopping    drains
 
-Whoever ends without having been told to has fallen.
+Whoever ends without having been told to has fallen, and so has who crashes while it
+leaves; in the place of that no other is started.
 """
 
 import os
@@ -41,7 +42,7 @@ from logiss.totals import (
     sum_samples,
 )
 
-#: A worker that has been there so long was no false start.
+#: A worker that has taken posts for so long was no false start.
 PROVEN_SECONDS = 10.0
 #: The pause before another one is started grows from here, doubling, ...
 PAUSE_SECONDS = 0.5
@@ -49,10 +50,17 @@ PAUSE_SECONDS = 0.5
 PAUSE_SECONDS_MAX = 30.0
 #: So many false starts of each in a row, while none serves for long, are the end.
 FALLS_MAX = 5
-#: How long new workers may take until they could deliver a post.
+#: How long new workers may take until each has said something: where there are many on
+#: a fraction of a CPU, the mere start takes long.
+START_SECONDS = 60.0
+#: How long from then on until they could deliver a post.
 PREPARE_SECONDS = 20.0
+#: How long they may take until one of them takes posts, when all could deliver them.
+ACCEPT_SECONDS = 5.0
 #: A worker of which nothing is heard for so long is ended: it would never answer.
 SILENT_SECONDS = 30
+#: But before it has said anything, so long.
+SILENT_SECONDS_AT_START = 120
 #: How much longer than it should a worker may take to drain, or to die.
 GRACE_SECONDS = 5.0
 
@@ -74,10 +82,15 @@ class Worker:
 
     @ivar has_spoken: it has said whether it could.
     @ivar is_prepared: it has said that it could deliver a post.
+    @ivar said_to_have: whether it has a backend connection, and its credentials; older
+        versions do not say.
     @ivar has_accepted: it has said that it takes posts: there may be some to lose.
     @ivar understands: which version of what parents hand over its code understands.
     @ivar is_on_trial: it has not been told to take posts: nothing is lost with it.
+    @ivar is_held: it is to take posts as soon as it can deliver them.
     @ivar quiet_beats: so often it has said nothing.
+    @ivar first_heard_at: when it has said something for the first time.
+    @ivar drain_seconds: how long it may take to drain, by what it was started with.
     """
 
     number: int
@@ -87,16 +100,25 @@ class Worker:
     state: str = STARTING
     has_spoken: bool = False
     is_prepared: bool = False
+    said_to_have: tuple[bool, bool] | None = None
     has_accepted: bool = False
     understands: int | None = None
     is_on_trial: bool = True
+    is_held: bool = False
     is_ended: bool = False
     quiet_beats: int = 0
+    first_heard_at: float | None = None
     clients: int = 0
     posts: int = 0
+    drain_seconds: float | None = None
     facts: Facts | None = None
     sample: Sample | None = None
     process: IProcess = Factory(lambda: None)  # type: ignore[assignment]
+
+    @property
+    def has(self) -> tuple[bool, bool]:
+        """Whether a backend connection, and whether its credentials."""
+        return self.said_to_have or (self.is_prepared, self.is_prepared)
 
     def enter(self, state: str, at: float) -> None:
         self.state, self.since = state, at
@@ -122,10 +144,11 @@ class Plan:
 class Workers:
     """
     @param on_given_up: called when no worker can be started.
-    @ivar falls: how often workers of a number have ended unasked.
+    @ivar falls: how often workers of a number have ended unasked, or not well.
     @ivar on_serving: called when one of them takes posts for the first time.
     @ivar own: knows of what the parent itself serves, if it does.
-    @ivar own_could: whether the parent, serving by itself, could deliver a post.
+    @ivar own_has: whether the parent, serving by itself, has a backend connection, and
+        whether it has its credentials.
     """
 
     def __init__(
@@ -143,6 +166,7 @@ class Workers:
         self._processes = processes
         self._events = events
         self.plan = plan
+        self._is_renewing = False
         self._on_given_up = on_given_up
         self.generation = generation
         self.gone = gone or Gone()
@@ -162,7 +186,7 @@ class Workers:
         self.started_at = clock.seconds()
         self.on_serving: Callable[[], None] | None = None
         self.own: IWatch | None = None
-        self.own_could = False
+        self.own_has = (False, False)
 
     # what is asked from outside
 
@@ -186,12 +210,15 @@ class Workers:
         been told all that was said to it.
         """
         worker.has_accepted = True
+        worker.first_heard_at = self._clock.seconds()
         self._connect(worker, start)
         self.workers.append(worker)
         if worker.state == SERVING:
             self._missing_since.pop(worker.number, None)
         if worker.state == LEAVING:
             self._have_leave(worker, self.plan.leave_seconds)
+        elif worker.state == STARTING:
+            self._let_in(worker)
         else:
             self._have_accept(worker)
 
@@ -216,30 +243,47 @@ class Workers:
 
     async def renew(self, plan: Plan) -> None:
         """
-        Start new workers by `plan`, and when all of them could deliver a post have the
-        old ones leave.
+        Start new workers by `plan`, have them take posts when all of them could deliver
+        one, and have the old ones leave when they do take them.
 
         @raise NotRenewed: one of them could not; nothing has changed.
         """
         generation, shares = self.generation + 1, make_table(plan.count)
         new: list[Worker] = []
+        self._is_renewing = True
         try:
             for number in range(1, plan.count + 1):
                 new.append(self._begin(number, plan, generation, shares))
             await self._until_prepared(new)
+            for worker in new:
+                self._have_accept(worker)
+            await self._until_accepting(new)
         except (NotRenewed, OSError) as e:
             os.close(shares)
             await self._dismiss(new)
             raise NotRenewed(str(e)) from None
+        finally:
+            self._is_renewing = False
+        self._go_over_to(plan, generation, shares, new)
+
+    def _go_over_to(
+        self, plan: Plan, generation: int, shares: int, new: list[Worker]
+    ) -> None:
         self._forget_restarts()
         os.close(self.shares)
+        self._false_starts.clear()
+        self._false_starts_in_a_row = 0
         before, self.plan = self.plan, plan
         self.generation, self.shares = generation, shares
         for worker in self.living(STARTING, SERVING):
-            if worker.generation == generation:
-                self._have_accept(worker)
-            else:
+            if worker.generation != generation:
                 self._have_leave(worker, before.leave_seconds)
+        for worker in new:
+            if worker.is_ended:
+                strike_out(shares, worker.number - 1)
+                self._fallen(worker)
+            elif worker.state == STARTING:
+                self._miss(worker.number)
 
     async def stop(self) -> bool:
         """
@@ -255,7 +299,7 @@ class Workers:
                 worker.process.kill()
             else:
                 worker.process.intercom.say("stop")
-        await self._until_ended(self.plan.drain_seconds + GRACE_SECONDS)
+        await self._until_ended(self._longest_drain_seconds() + GRACE_SECONDS)
         for worker in self.workers:
             self._has_failed = True
             self._events.worker_silent(worker.number, worker.process.pid, True)
@@ -264,6 +308,11 @@ class Workers:
         if self._beat.running:
             self._beat.stop()
         return not self._has_failed
+
+    def _longest_drain_seconds(self) -> float:
+        """Those who leave may have been started with another plan."""
+        own = (w.drain_seconds for w in self.workers if w.drain_seconds is not None)
+        return max([self.plan.drain_seconds, *own])
 
     async def _until_ended(self, within_seconds: float) -> None:
         deadline = self._clock.seconds() + within_seconds
@@ -363,11 +412,11 @@ class Workers:
             self._note_fall(number)
             self._start_again(number)
             return
-        self._have_accept(worker)
+        self._let_in(worker)
 
     def _begin(self, number: int, plan: Plan, generation: int, shares: int) -> Worker:
         now = self._clock.seconds()
-        worker = Worker(number, generation, now, now)
+        worker = Worker(number, generation, now, now, drain_seconds=plan.drain_seconds)
         self._connect(
             worker,
             lambda on_message, on_end: self._processes.start(
@@ -385,41 +434,93 @@ class Workers:
             lambda message: self._heard(worker, message), lambda: self._ended(worker)
         )
 
+    def _let_in(self, worker: Worker) -> None:
+        """
+        Have `worker` take posts, if need be when it can deliver them: having no client,
+        it would get each new one, although others could serve it.
+        """
+        worker.is_on_trial, worker.is_held = False, True
+        self._miss(worker.number)
+        self._let_in_held()
+
+    def _let_in_held(self) -> None:
+        could = any(worker.is_prepared for worker in self.living(SERVING))
+        for worker in self.living(STARTING):
+            if worker.is_held and (worker.is_prepared or not could):
+                self._have_accept(worker)
+
     def _have_accept(self, worker: Worker) -> None:
-        worker.is_on_trial = False
-        if worker.state == STARTING:
-            self._miss(worker.number)
+        worker.is_on_trial = worker.is_held = False
         worker.process.intercom.say("accept")
 
     def _have_leave(self, worker: Worker, within_seconds: float) -> None:
+        worker.is_held = False
         worker.enter(LEAVING, self._clock.seconds())
         worker.process.intercom.say("leave", within_seconds)
 
     async def _until_prepared(self, new: list[Worker]) -> None:
         """Wait until the new ones are no worse than the old ones."""
-        deadline = self._clock.seconds() + PREPARE_SECONDS
+        since = self._clock.seconds()
         while not self._are_no_worse(new):
-            if self._clock.seconds() >= deadline:
-                raise NotRenewed(
-                    f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
-                    " no backend connection is usable, or the credentials could not"
-                    " be read"
-                )
+            self._check_time(new, since)
             await self._pause()
+
+    def _check_time(self, new: list[Worker], since: float) -> None:
+        """
+        @raise NotRenewed: they have had enough of it.
+        """
+        now = self._clock.seconds()
+        heard = [w.first_heard_at for w in new if w.first_heard_at is not None]
+        if len(heard) < len(new):
+            if now >= since + START_SECONDS:
+                raise NotRenewed(
+                    f"the new workers have not started within {START_SECONDS:g} s: the"
+                    " machine is too slow or too busy for so many"
+                )
+        elif now >= max(heard) + PREPARE_SECONDS:
+            raise NotRenewed(
+                f"the new workers could not deliver within {PREPARE_SECONDS:g} s:"
+                " no backend connection is usable, or the credentials could not"
+                " be read"
+            )
 
     def _are_no_worse(self, new: list[Worker]) -> bool:
         if self._is_stopping:
             raise NotRenewed("the process is told to stop")
         for worker in new:
             _check_new(worker)
-        if all(worker.is_prepared for worker in new):
-            return True
-        old = (w for w in self.living(STARTING, SERVING) if w not in new)
-        could = self.own_could or any(worker.is_prepared for worker in old)
-        return not could and all(worker.has_spoken for worker in new)
+        old = [w for w in self.living(STARTING, SERVING) if w not in new]
+        # What one of the old ones has, each of the new ones is to have.
+        wanted = [
+            any(had) for had in zip(self.own_has, *(w.has for w in old), strict=True)
+        ]
+        return all(
+            worker.has_spoken
+            and all(
+                has or not want for has, want in zip(worker.has, wanted, strict=True)
+            )
+            for worker in new
+        )
+
+    async def _until_accepting(self, new: list[Worker]) -> None:
+        """Wait until there is one of the new ones to take posts, for all if need be."""
+        deadline = self._clock.seconds() + ACCEPT_SECONDS
+        while any(w.state == STARTING and not w.is_ended for w in new):
+            if self._is_stopping or self._clock.seconds() >= deadline:
+                break
+            await self._pause()
+        if self._is_stopping:
+            raise NotRenewed("the process is told to stop")
+        if not any(w.state == SERVING and not w.is_ended for w in new):
+            raise NotRenewed(
+                "no new worker has begun to take posts; the lines above say why"
+            )
 
     async def _dismiss(self, new: list[Worker]) -> None:
         """They have accepted nobody, so that nothing is lost with them."""
+        if self._is_stopping and not any(worker.is_on_trial for worker in new):
+            # They have taken posts, and drain.
+            return
         for worker in new:
             worker.enter(STOPPING, self._clock.seconds())
             worker.process.kill()
@@ -433,11 +534,16 @@ class Workers:
 
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         worker.quiet_beats = 0
+        if worker.first_heard_at is None:
+            worker.first_heard_at = self._clock.seconds()
         match message:
             case ("understands", int(version)):
                 worker.understands = version
+            case ("has", bool(connection), bool(credentials)):
+                worker.said_to_have = connection, credentials
             case ("prepared", bool(is_prepared)):
                 worker.has_spoken, worker.is_prepared = True, is_prepared
+                self._let_in_held()
             case ("accepts",):
                 worker.has_accepted = True
                 if worker.state == STARTING:
@@ -457,7 +563,7 @@ class Workers:
             if worker.quiet_beats > 1 and worker.process.exit_code() is not None:
                 # Its last words have been heard by now.
                 self._reap(worker)
-            elif worker.quiet_beats == SILENT_SECONDS:
+            elif worker.quiet_beats == _silent_seconds(worker):
                 self._events.worker_silent(worker.number, worker.process.pid)
                 worker.process.kill()
 
@@ -487,11 +593,16 @@ class Workers:
             self.gone = self.gone.with_one_more(
                 worker.number, worker.facts, worker.sample
             )
-        if worker.is_on_trial:
+        is_new = worker.generation > self.generation and not self._is_stopping
+        if worker.is_on_trial or is_new:
             # Whoever tries it sees that.
             return
         if worker.state in (STARTING, SERVING):
             self._fallen(worker)
+            self._let_in_held()
+        elif code and worker.state == LEAVING:
+            self._count_fall(number)
+            self._events.worker_fallen(number, None)
         elif code and self._is_stopping and worker.has_accepted:
             self._has_failed = True
 
@@ -499,8 +610,7 @@ class Workers:
         self._note_fall(worker.number)
         if self._is_stopping:
             return
-        lived = self._clock.seconds() - worker.started_at
-        if lived >= PROVEN_SECONDS:
+        if self._is_proven(worker):
             self._false_starts[worker.number] = self._false_starts_in_a_row = 0
         self._start_again(worker.number)
 
@@ -509,9 +619,12 @@ class Workers:
         self._missing_since.setdefault(number, self._clock.seconds())
 
     def _note_fall(self, number: int) -> None:
+        self._count_fall(number)
+        self._miss(number)
+
+    def _count_fall(self, number: int) -> None:
         self.falls[number] = self.falls.get(number, 0) + 1
         self._last_fall_at[number] = self._clock.seconds()
-        self._miss(number)
 
     def _start_again(self, number: int) -> None:
         tries = self._false_starts[number] = self._false_starts.get(number, 0) + 1
@@ -519,7 +632,9 @@ class Workers:
             self._false_starts_in_a_row = 0
         else:
             self._false_starts_in_a_row += 1
-        if self._false_starts_in_a_row >= FALLS_MAX * self.plan.count:
+        is_end = self._false_starts_in_a_row >= FALLS_MAX * self.plan.count
+        # New ones on trial may be the remedy.
+        if is_end and not self._is_renewing:
             self._give_up()
             return
         pause = pause_seconds(tries)
@@ -540,13 +655,22 @@ class Workers:
         self._restarts.clear()
 
     def _anybody_proven(self) -> bool:
-        since = self._clock.seconds() - PROVEN_SECONDS
-        return any(w.started_at <= since for w in self.living(SERVING))
+        return any(self._is_proven(worker) for worker in self.workers)
+
+    def _is_proven(self, worker: Worker) -> bool:
+        served = self._clock.seconds() - worker.since
+        return worker.state == SERVING and served >= PROVEN_SECONDS
 
 
 def pause_seconds(tries: int) -> float:
     """The pause behind so many false starts in a row, 1 at least."""
     return min(PAUSE_SECONDS * 2.0 ** min(tries - 1, 10), PAUSE_SECONDS_MAX)
+
+
+def _silent_seconds(worker: Worker) -> int:
+    if worker.first_heard_at is None:
+        return SILENT_SECONDS_AT_START
+    return SILENT_SECONDS
 
 
 def _check_new(worker: Worker) -> None:

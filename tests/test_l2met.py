@@ -144,6 +144,10 @@ class EventLogTests(SynchronousTestCase):
             " measure#log-iss.workers.pause.duration=0.500000s",
         ),
         (
+            lambda log: log.worker_fallen(2, None),
+            "count#log-iss.workers.fallen=1 number=2",
+        ),
+        (
             lambda log: log.worker_silent(2, 4711),
             "count#log-iss.workers.silent=1 number=2 pid=4711"
             ' message="it does not say anything any more and is killed"',
@@ -480,6 +484,7 @@ _ARGUMENTS: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.just(True),
     int: st.just(10**12),
     float: st.just(1e9),
+    float | None: st.just(1e9),
     str: _longest,
     bytes: _longest.map(str.encode),
     bytes | None: _longest.map(str.encode),

@@ -416,15 +416,15 @@ class HouseTests(SynchronousTestCase):
         self.assertEqual(self.phases(), ["start", "listen"])
         self.assertEqual({line["worker"] for line in self.lines.pairs}, {"3"})
 
-    def test_is_prepared(self) -> None:
-        """With a backend connection, and with the credentials."""
+    def test_has(self) -> None:
+        """It says whether it has a backend connection, and whether credentials."""
         house = self.house()
-        self.assertFalse(house.is_prepared)
+        self.assertEqual(house.has, (False, True))
         pool: Any = SimpleNamespace(connected=1)
         house.forwarder.pool = pool
-        self.assertTrue(house.is_prepared)
+        self.assertEqual(house.has, (True, True))
         house.admission.credentials.is_loaded = False
-        self.assertFalse(house.is_prepared)
+        self.assertEqual(house.has, (True, False))
 
     def test_awaits_table(self) -> None:
         """With the table of retried posts, unless that takes too long."""
@@ -434,14 +434,14 @@ class HouseTests(SynchronousTestCase):
             house.forwarder.pool = pool
             shared: Any = SimpleNamespace(is_usable=False)
             house._shared = shared
-            self.assertFalse(house.is_prepared)
+            self.assertFalse(house.has[1])
             self.reactor.advance(TABLE_SECONDS - 0.01)
-            self.assertFalse(house.is_prepared)
+            self.assertFalse(house.has[1])
             if is_soon:
                 shared.is_usable = True
             else:
                 self.reactor.advance(0.02)
-            self.assertTrue(house.is_prepared)
+            self.assertTrue(house.has[1])
 
     def leave(self, house: LogissService, within_seconds: float = 60.0) -> Any:
         return outcome(Deferred.fromCoroutine(house.leave(within_seconds)))

@@ -109,7 +109,7 @@ class FakeLogiss:
     """What the process serves by itself."""
 
     def __init__(self) -> None:
-        self.is_prepared = True
+        self.has = (True, True)
         facts = SimpleNamespace(started_at=1.5)
         self.watch = SimpleNamespace(facts=lambda: facts, sample=lambda: None)
         self.left: Deferred[None] = Deferred()
@@ -146,7 +146,7 @@ class FakeWorkers:
         self.shares = 9
         self.started_at = 0.0
         self.own: Any = None
-        self.own_could = False
+        self.own_has = (False, False)
         self.stopped = self.killed = 0
         self.gone_own = 0
 
@@ -366,7 +366,7 @@ class OwnTests(ParentCase):
         """It executes itself when the last of its clients has gone."""
         logiss = self.serve()
         self.parent.reload()
-        self.assertTrue(self.workers.own_could)
+        self.assertEqual(self.workers.own_has, (True, True))
         assert self.plan_at_first is not None
         self.assertEqual(
             (self.plan_at_first.count, self.workers.plans[0].count), (0, 1)
@@ -380,7 +380,7 @@ class OwnTests(ParentCase):
         logiss.drained.callback(None)
         self.assertEqual((self.workers.gone_own, len(self.executed)), (1, 1))
         # Nothing is measured by it any more.
-        self.assertFalse(self.workers.own_could)
+        self.assertEqual(self.workers.own_has, (False, False))
 
     def test_refused(self) -> None:
         """One that is refused leaves it as it was."""

@@ -1,8 +1,9 @@
 """What a parent hands to itself arrives whole, or is said not to be understood."""
 
 import os
+from typing import Any
 
-from attrs import evolve
+from attrs import astuple, evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from logiss import takeover
@@ -31,7 +32,9 @@ class TakeoverTests(SynchronousTestCase):
             {"TOKEN_MAP": "user:hunter2", "ODD": "\udcff\n"},
             {"PORT": "5000"},
             (
-                Handed(1, 7, 4711, self.open[2], "serving", 12.5, True, b"\0\0\1"),
+                Handed(
+                    1, 7, 4711, self.open[2], "serving", 12.5, True, b"\0\0\1", 25.5
+                ),
                 Handed(1, 6, 4700, self.open[3], "leaving", 2.5, False, b""),
             ),
             {1: 3},
@@ -61,6 +64,20 @@ class TakeoverTests(SynchronousTestCase):
         self.assertEqual(environ, {"OTHER": "1"})
         with self.assertRaises(OSError):
             os.fstat(descriptor)
+
+    def test_older(self) -> None:
+        """What an older version, that says less of its workers, hands over is taken."""
+
+        def say_less(worker: Handed, *, recurse: bool) -> Any:
+            *more, _, facts, sample = astuple(worker, recurse=recurse)
+            return (*more, facts, sample)
+
+        self.patch(takeover, "astuple", say_less)
+        found = take_over({TAKEOVER: str(self.hand_over())})
+        assert found is not None
+        first, second = found.workers
+        self.assertEqual(first, evolve(self.handed.workers[0], drain_seconds=None))
+        self.assertEqual(second, self.handed.workers[1])
 
     def test_inheritable(self) -> None:
         """All that it names stays open over an execution, unless there is none."""

@@ -21,7 +21,7 @@ def handed(descriptor: int) -> Takeover:
     told = cases.facts(metrics=Metrics(posts_succeeded=5))
     gone = Gone().with_one_more(2, evolve(told, cpu_seconds=1.5), Sample(3.0, 4))
     workers = (
-        Handed(1, 3, 99, descriptor, "serving", 5.0, True, b"half", told, sample),
+        Handed(1, 3, 99, descriptor, "serving", 5.0, True, b"half", 6.0, told, sample),
         Handed(2, 3, 98, descriptor, "starting", 5.0, False, b""),
     )
     environ = {"TOKEN_MAP": "secret"}

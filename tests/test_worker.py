@@ -21,7 +21,7 @@ class FakeLogiss:
     """Serves nobody. @ivar done: what it was told."""
 
     def __init__(self) -> None:
-        self.is_prepared = False
+        self.has = (False, False)
         self.counts = (3, 50)
         self.done: list[Any] = []
         self.left: Deferred[None] = Deferred()
@@ -103,12 +103,17 @@ class ObedienceTests(ObedienceCase):
         self.assertIn(("prepared", False), self.said())
         self.later(0.5)
         self.assertNotIn("prepared", self.names())
-        self.logiss.is_prepared = True
+        self.logiss.has = (True, False)
         self.later(0.1)
-        self.assertEqual(self.said(), [("prepared", True)])
-        self.logiss.is_prepared = False
+        self.assertEqual(self.said(), [("has", True, False), ("prepared", False)])
+        self.logiss.has = (True, True)
+        self.later(0.1)
+        self.assertEqual(self.said(), [("has", True, True), ("prepared", True)])
+        self.logiss.has = (False, True)
         self.later(1.1)
-        self.assertIn(("prepared", False), self.said())
+        said = self.said()
+        self.assertIn(("has", False, True), said)
+        self.assertIn(("prepared", False), said)
 
     def test_accept(self) -> None:
         """Told to accept it does, and says so."""
@@ -119,7 +124,7 @@ class ObedienceTests(ObedienceCase):
     def test_accept_again(self) -> None:
         """Told again, by a parent that is new, it says all anew, and does nothing."""
         self.obedience.start()
-        self.logiss.is_prepared = True
+        self.logiss.has = (True, True)
         self.tell("accept")
         self.later(0.1)
         self.said()

@@ -16,6 +16,7 @@ from logiss.intercom import DIALECT, written
 from logiss.metrics import Metrics
 from logiss.takeover import VERSION
 from logiss.workers import (
+    ACCEPT_SECONDS,
     FALLS_MAX,
     GRACE_SECONDS,
     LEAVING,
@@ -23,6 +24,8 @@ from logiss.workers import (
     PROVEN_SECONDS,
     SERVING,
     SILENT_SECONDS,
+    SILENT_SECONDS_AT_START,
+    START_SECONDS,
     STARTING,
     STOPPING,
     NotRenewed,
@@ -116,6 +119,11 @@ class FakeProcess:
     def prepare(self, is_prepared: bool = True) -> None:
         self.say("understands", VERSION)
         self.say("prepared", is_prepared)
+
+    def has(self, connection: bool, credentials: bool) -> None:
+        self.say("understands", VERSION)
+        self.say("has", connection, credentials)
+        self.say("prepared", connection and credentials)
 
     def tell(self, posts: int, dialect: str = DIALECT) -> None:
         facts = evolve(FACTS, metrics=Metrics(posts_succeeded=posts))
@@ -212,6 +220,15 @@ class WorkersCase(SynchronousTestCase):
             process.say("accepts")
         self.beat(round(PROVEN_SECONDS) + 1)
 
+    def take_over(self, processes: list[FakeProcess]) -> None:
+        """They could deliver, and take posts when they are told to."""
+        for process in processes:
+            process.prepare()
+        self.later(0.1)
+        for process in processes:
+            process.say("accepts")
+        self.later(0.1)
+
     def count(self, name: str) -> int:
         return len(self.lines.having(f"count#log-iss.workers.{name}"))
 
@@ -287,7 +304,50 @@ class FallTests(WorkersCase):
         self.assertEqual(len(self.all), 2)
         self.later(0.2)
         self.assertEqual(self.states(), [(2, SERVING), (1, STARTING)])
+        self.all[2].prepare()
         self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_not_prepared(self) -> None:
+        """While another can deliver, the new one takes no posts until it can, too."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[2].prepare(False)
+        self.beat(3)
+        self.assertEqual(self.all[2].said, [])
+        self.assertIsNotNone(self.workers.facts(FACTS).worker_counts[0].missing_since)
+        self.all[2].say("prepared", True)
+        self.assertEqual(self.all[2].said, ["accept"])
+        self.all[2].say("prepared", True)
+        self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_nobody_prepared(self) -> None:
+        """It takes them as well as the others when these cannot deliver any more."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[2].prepare(False)
+        self.all[1].say("prepared", False)
+        self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_others_gone(self) -> None:
+        """It takes them when there is no other any more."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[1].end(-9)
+        self.later(0.1)
+        self.assertEqual(self.all[2].said, ["accept"])
+
+    def test_held_falls(self) -> None:
+        """One that ends before it was let in has fallen, and is replaced."""
+        self.serve()
+        self.all[0].end(-9)
+        self.later(0.6)
+        self.all[2].end(1)
+        self.later(1.1)
+        self.assertEqual(self.workers.falls, {1: 2})
+        self.assertEqual([p.start.number for p in self.all], [1, 2, 1, 1])
 
     def test_end_in_order(self) -> None:
         """So is one that somebody else has told to stop, and has ended well."""
@@ -337,6 +397,19 @@ class FallTests(WorkersCase):
         self.assertEqual(len(self.given_up), 1)
         self.assertEqual(len(self.all), 2 * FALLS_MAX)
         self.assertEqual(self.count("given-up"), 1)
+
+    def test_never_served(self) -> None:
+        """However long they took for it: when none takes posts, that is the end."""
+        self.workers.start()
+        for _ in range(3 * FALLS_MAX):
+            self.beat(round(PROVEN_SECONDS) + 1)
+            for process in self.all:
+                if process.code is None:
+                    process.end(1)
+            self.later(0.1)
+            for _ in range(16):
+                self.beat(0 if self.workers.workers else 1)
+        self.assertEqual((len(self.given_up), len(self.all)), (1, 2 * FALLS_MAX))
 
     def test_not_given_up_at_once(self) -> None:
         """Many that fall once are not yet the end."""
@@ -414,6 +487,18 @@ class SilenceTests(WorkersCase):
         self.assertEqual((line["number"], line["pid"]), ("1", "100"))
         self.assertEqual(len(self.all), 3)
 
+    def test_slow_start(self) -> None:
+        """One that has said nothing yet, for it starts, has longer; then as others."""
+        self.workers.start()
+        for _ in range(SILENT_SECONDS_AT_START - 10):
+            self.later(1.0)
+        self.all[0].say("understands", VERSION)
+        for _ in range(SILENT_SECONDS - 1):
+            self.later(1.0)
+        self.assertEqual([p.is_killed for p in self.all[:2]], [False, True])
+        self.later(2.0)
+        self.assertTrue(self.all[0].is_killed)
+
     def test_another_version(self) -> None:
         """Who is not understood is not silent, and its counts are told still."""
         self.serve()
@@ -458,8 +543,15 @@ class RenewTests(WorkersCase):
         self.assertEqual(renewed(), [])
         self.all[4].prepare()
         self.later(0.1)
-        self.assertEqual(renewed(), [None])
         self.assertEqual([p.said for p in self.all[2:]], [["accept"]] * 3)
+        for process in self.all[2:4]:
+            process.say("accepts")
+        self.later(1.0)
+        self.assertEqual([p.said for p in self.all[:2]], [["accept"]] * 2)
+        self.assertEqual(renewed(), [])
+        self.all[4].say("accepts")
+        self.later(0.1)
+        self.assertEqual(renewed(), [None])
         # The old ones are left as long as their own configuration says.
         self.assertEqual(self.all[0].intercom.said[-1], ("leave", 330.0))
         self.assertEqual(self.workers.generation, 1)
@@ -469,6 +561,21 @@ class RenewTests(WorkersCase):
         self.beat(3)
         self.assertEqual(len(self.all), 5, "who has left is not replaced")
         self.assertEqual(self.workers.falls, {})
+
+    def test_crash_while_leaving(self) -> None:
+        """One that leaves and does not end well is counted, but not replaced."""
+        self.serve()
+        self.renew()
+        self.take_over(self.all[2:])
+        self.all[0].end(-11)
+        self.all[1].end(0)
+        self.beat(3)
+        self.assertEqual((self.workers.falls, len(self.all)), ({1: 1}, 5))
+        (line,) = self.lines.having("count#log-iss.workers.fallen")
+        self.assertEqual(line["number"], "1")
+        self.assertNotIn("measure#log-iss.workers.pause.duration", line)
+        first, *_ = self.workers.facts(FACTS).worker_counts
+        self.assertIsNone(first.missing_since)
 
     def test_one_ends(self) -> None:
         """When a new one ends before it could, the old ones stay."""
@@ -497,7 +604,7 @@ class RenewTests(WorkersCase):
         """So it is where the parent still serves by itself, and has none."""
         self.new = evolve_plan(count=4 * FALLS_MAX)
         self.workers = self.make(evolve_plan(count=0))
-        self.workers.own_could = True
+        self.workers.own_has = (True, True)
         renewed = self.renew()
         for process in self.all:
             process.end(1)
@@ -535,6 +642,33 @@ class RenewTests(WorkersCase):
         self.beat(2)
         self.assert_not_renewed(renewed(), "could not deliver within 20 s")
 
+    def test_slow_start(self) -> None:
+        """From the start of the last one they have time to become able to deliver."""
+        self.serve()
+        renewed = self.renew()
+        for process in self.all[2:4]:
+            process.prepare()
+        for _ in range(round(START_SECONDS) - 2):
+            for process in self.all[:4]:
+                process.say("alive")
+            self.later(1.0)
+        self.assertEqual(renewed(), [])
+        self.beat(round(PREPARE_SECONDS) - 1)
+        self.assertEqual(renewed(), [])
+        self.all[4].prepare()
+        self.take_over(self.all[2:])
+        self.assertEqual(renewed(), [None])
+
+    def test_never_started(self) -> None:
+        """When one of them has not even started for long, the old ones stay."""
+        self.serve()
+        renewed = self.renew()
+        for _ in range(round(START_SECONDS) + 1):
+            for process in self.all[:4]:
+                process.say("alive")
+            self.later(1.0)
+        self.assert_not_renewed(renewed(), "have not started within 60 s")
+
     def test_no_worse(self) -> None:
         """When the old ones cannot deliver either, the new ones need not."""
         self.serve()
@@ -544,7 +678,108 @@ class RenewTests(WorkersCase):
         for process in self.all[2:]:
             process.prepare(False)
         self.later(0.1)
+        for process in self.all[2:]:
+            process.say("accepts")
+        self.later(0.1)
         self.assertEqual(renewed(), [None])
+
+    def test_no_worse_in_anything(self) -> None:
+        """What one of the old ones has each new one is to have, and no more."""
+        for connection, credentials in ((False, True), (True, False)):
+            self.workers, self.processes.all = self.make(PLAN), []
+            self.serve()
+            self.all[0].has(connection, credentials)
+            self.all[1].has(False, False)
+            renewed = self.renew()
+            for process in self.all[2:4]:
+                process.has(connection, credentials)
+            self.all[4].has(not connection, not credentials)
+            self.beat(2)
+            self.assertEqual([p.said for p in self.all[2:]], [[]] * 3)
+            self.all[4].has(connection, credentials)
+            self.later(0.1)
+            self.assertEqual([p.said for p in self.all[2:]], [["accept"]] * 3)
+            self.assertEqual(renewed(), [])
+
+    def test_no_worse_than_the_parent(self) -> None:
+        """So it is where the parent still serves by itself."""
+        self.workers = self.make(evolve_plan(count=0))
+        self.workers.own_has = (False, True)
+        self.renew()
+        for process in self.all:
+            process.has(True, False)
+        self.beat(2)
+        self.assertEqual([p.said for p in self.all], [[]] * 3)
+        for process in self.all:
+            process.has(False, True)
+        self.later(0.1)
+        self.assertEqual([p.said for p in self.all], [["accept"]] * 3)
+
+    def prepare_new(self) -> Callable[[], list[Any]]:
+        """All of the new ones are prepared, and told to take posts."""
+        self.serve()
+        renewed = self.renew()
+        for process in self.all[2:]:
+            process.prepare()
+        self.later(0.1)
+        return renewed
+
+    def test_one_accepts(self) -> None:
+        """When one of them takes posts, the others are not waited for for long."""
+        renewed = self.prepare_new()
+        self.all[3].say("accepts")
+        self.beat(round(ACCEPT_SECONDS) - 1)
+        self.assertEqual(renewed(), [])
+        self.beat(2)
+        self.assertEqual(renewed(), [None])
+        self.assertEqual([p.said[-1] for p in self.all[:2]], ["leave"] * 2)
+        since = [c.missing_since for c in self.workers.facts(FACTS).worker_counts]
+        self.assertEqual([at is None for at in since], [False, True, False])
+
+    def test_none_accepts(self) -> None:
+        """When none of them does, the old ones stay."""
+        renewed = self.prepare_new()
+        self.beat(round(ACCEPT_SECONDS) + 1)
+        self.assert_not_renewed(renewed(), "no new worker has begun to take posts")
+        since = [c.missing_since for c in self.workers.facts(FACTS).worker_counts]
+        self.assertEqual(since, [None, None])
+
+    def test_none_survives(self) -> None:
+        """So they do when all end meanwhile: they are no falls of those that serve."""
+        renewed = self.prepare_new()
+        for process in self.all[2:]:
+            process.end(1)
+        self.later(0.2)
+        self.assert_not_renewed(renewed(), "no new worker has begun to take posts")
+        self.beat(3)
+        self.assertEqual((self.workers.falls, len(self.all)), ({}, 5))
+
+    def test_one_falls_at_once(self) -> None:
+        """One that ends when it is told to take posts is started again, and counted."""
+        renewed = self.prepare_new()
+        self.all[2].end(1)
+        self.later(0.7)
+        self.assertEqual(len(self.all), 5, "nothing is renewed yet")
+        self.all[3].say("accepts")
+        self.all[4].say("accepts")
+        self.later(0.1)
+        self.assertEqual(renewed(), [None])
+        self.assertEqual([p.said[-1] for p in self.all[:2]], ["leave"] * 2)
+        self.later(0.7)
+        self.assertEqual(self.workers.falls, {1: 1})
+        self.assertEqual(self.all[-1].start.environ, {"A": "2"})
+        self.assertEqual((len(self.all), self.all[-1].start.number), (6, 1))
+
+    def test_stopped_while_they_begin(self) -> None:
+        """Told to stop, new ones that may have taken posts drain like the others."""
+        renewed = self.prepare_new()
+        self.all[2].say("accepts")
+        outcome(Deferred.fromCoroutine(self.workers.stop()))
+        self.later(0.2)
+        self.assertFalse(any(p.is_killed for p in self.all))
+        self.assertEqual([p.said[-1] for p in self.all], ["stop"] * 5)
+        (failure,) = renewed()
+        self.assertEqual(str(failure.value), "the process is told to stop")
 
     def test_cannot_take_over(self) -> None:
         """A version that could not be the parent of those that run is refused."""
@@ -564,12 +799,52 @@ class RenewTests(WorkersCase):
         self.later(0.7)
         replacement = self.all[-1]
         self.assertEqual(replacement.start.environ, {"A": "1"})
+        replacement.prepare()
         self.assertEqual(replacement.said, ["accept"])
-        for process in self.all[2:5]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:5])
         self.assertEqual(renewed(), [None])
         self.assertEqual(replacement.said, ["accept", "leave"])
+
+    def test_remedy(self) -> None:
+        """While new ones are on trial it is not given up, nor at once behind it."""
+        self.processes.on_start = lambda p: (
+            p.end(1) if p.start.environ == {"A": "1"} else None
+        )
+        self.workers.start()
+        self.later(3.0)
+        renewed = self.renew()
+        new = [p for p in self.all if p.code is None]
+        for _ in range(18):
+            for process in new:
+                process.say("alive")
+            self.later(1.0)
+        self.assertGreater(sum(self.workers.falls.values()), 2 * FALLS_MAX - 1)
+        self.assertEqual(self.given_up, [])
+        self.take_over(new)
+        self.assertEqual(renewed(), [None])
+        new[0].end(1)
+        self.later(0.6)
+        self.assertEqual(self.given_up, [])
+        self.assertEqual(self.all[-1].start.environ, {"A": "2"})
+
+    def test_no_remedy(self) -> None:
+        """When the new ones were none, it is given up at the next false start."""
+        self.processes.on_start = lambda p: (
+            p.end(1) if p.start.environ == {"A": "1"} else None
+        )
+        self.workers.start()
+        self.later(3.0)
+        renewed = self.renew()
+        self.later(18.0)
+        self.assertEqual(self.given_up, [])
+        for process in self.all:
+            if process.code is None:
+                process.end(1)
+        self.later(0.2)
+        (failure,) = renewed()
+        failure.trap(NotRenewed)
+        self.later(20.0)
+        self.assertEqual(len(self.given_up), 1)
 
     def test_fallen_before(self) -> None:
         """One that waits to be started again is not, when new ones are there."""
@@ -577,9 +852,7 @@ class RenewTests(WorkersCase):
         self.all[0].end(-9)
         self.later(0.1)
         renewed = self.renew()
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.assertEqual(renewed(), [None])
         self.beat(3)
         self.assertEqual(len(self.all), 5)
@@ -588,9 +861,7 @@ class RenewTests(WorkersCase):
         """A new one that falls once it was let in is replaced by another new one."""
         self.serve()
         self.renew()
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.all[3].end(1)
         self.later(0.7)
         self.assertEqual(self.all[-1].start.environ, {"A": "2"})
@@ -703,11 +974,23 @@ class StopTests(WorkersCase):
         """Those that leave stop too."""
         self.serve()
         outcome(Deferred.fromCoroutine(self.workers.renew(PLAN)))
-        for process in self.all[2:]:
-            process.prepare()
-        self.later(0.1)
+        self.take_over(self.all[2:])
         self.stop()
         self.assertEqual([p.said[-1] for p in self.all], ["stop"] * 4)
+
+    def test_longer_drain(self) -> None:
+        """One that leaves has the time that it was started with, not the new one's."""
+        self.serve()
+        brief = evolve(PLAN, drain_seconds=1.0)
+        outcome(Deferred.fromCoroutine(self.workers.renew(brief)))
+        self.take_over(self.all[2:])
+        self.stop()
+        for process in self.all[1:]:
+            process.end(0)
+        self.beat(round(PLAN.drain_seconds + GRACE_SECONDS) - 1)
+        self.assertFalse(self.all[0].is_killed)
+        self.beat(2)
+        self.assertTrue(self.all[0].is_killed)
 
     def test_kill(self) -> None:
         """All can be ended at once."""
@@ -719,8 +1002,11 @@ class StopTests(WorkersCase):
 class AdoptTests(WorkersCase):
     """A parent that has executed itself anew keeps its workers."""
 
-    def adopt(self, number: int, state: str) -> FakeProcess:
+    def adopt(
+        self, number: int, state: str, drain_seconds: float | None = None
+    ) -> FakeProcess:
         worker = Worker(number, 0, 0.0, 0.0, state, is_on_trial=False)
+        worker.drain_seconds = drain_seconds
         started: list[FakeProcess] = []
 
         def take_over(*told: Any) -> FakeProcess:
@@ -737,6 +1023,16 @@ class AdoptTests(WorkersCase):
         leaving = self.adopt(1, LEAVING)
         self.assertEqual(leaving.intercom.said, [("leave", 330.0)])
         self.assertEqual(self.states(), [(1, SERVING), (2, STARTING), (1, LEAVING)])
+
+    def test_drain(self) -> None:
+        """They have the time to drain that they were started with."""
+        process = self.adopt(1, LEAVING, drain_seconds=20.0)
+        self.adopt(2, SERVING).end(0)
+        outcome(Deferred.fromCoroutine(self.workers.stop()))
+        self.later(20 + GRACE_SECONDS - 1)
+        self.assertFalse(process.is_killed)
+        self.later(2)
+        self.assertTrue(process.is_killed)
 
     def test_filled_up(self) -> None:
         """Those that had fallen before are started; those that leave do not count."""
@@ -853,5 +1149,6 @@ class ConstantsTests(SynchronousTestCase):
     def test_bounds(self) -> None:
         """A worker that starts slowly is neither silent nor proven by that."""
         self.assertLess(PREPARE_SECONDS, SILENT_SECONDS)
+        self.assertLess(START_SECONDS, SILENT_SECONDS_AT_START)
         self.assertLess(workers.PAUSE_SECONDS, workers.PAUSE_SECONDS_MAX)
         self.assertLess(PROVEN_SECONDS, SILENT_SECONDS)
