@@ -27,8 +27,16 @@ def test_seen(mistake: Mistake, tmp_path: Path) -> None:
 BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
 
 
-@pytest.mark.parametrize("engine", ["atheris", "hypothesis"])
-@pytest.mark.parametrize("name", ["takes a doubled Host", "spins behind a half member"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("takes a doubled Host", "atheris"),
+        ("takes a doubled Host", "hypothesis"),
+        # Not with atheris: its own alarm does not always end a hang, so that the run is
+        # ended from outside, with the finding told and its octets lost.
+        ("spins behind a half member", "hypothesis"),
+    ],
+)
 def test_found(name: str, engine: str, tmp_path: Path) -> None:
     """
     An engine that finds an error or a hang ends with 1, and says which octets it was
