@@ -33,7 +33,7 @@ run: $(STAMP)
 
 test: $(STAMP) lint
 	$(BIN)/trial -j2 --reporter=summary --temp-directory=$(VENV)/_trial_temp tests
-	$(BIN)/pytest --durations=20
+	$(BIN)/pytest -n 2 --dist loadfile --durations=20
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

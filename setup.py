@@ -59,6 +59,7 @@ setup(
             "kubernetes-validate>=1.36",
             "pytest>=8.2",
             "pytest-twisted>=1.14",
+            "pytest-xdist>=3.6",
             "selenium>=4.20",
             "trustme>=1.1",
         ],
